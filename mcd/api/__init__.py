@@ -1,0 +1,1 @@
+"""Foreign JSON dialects <-> our requests and events; nothing else knows them."""

@@ -1,0 +1,87 @@
+"""The request every dialect is parsed into, and every engine parses again."""
+
+from __future__ import annotations
+
+import msgspec
+
+from mcd.wire.payload import Private
+
+MAX_MESSAGES = 2048
+MAX_STOP = 4
+MAX_TOOLS = 128
+
+
+class FunctionCall(Private, frozen=True):
+    """A function the model called earlier in the conversation; arguments stay a JSON string."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(Private, frozen=True):
+    """One call of an assistant message."""
+
+    id: str
+    function: FunctionCall
+    type: str = "function"
+
+
+class ChatMessage(Private, frozen=True, omit_defaults=True):
+    """One turn. ``content`` is text; text parts are joined on parsing, other parts refused until supported."""
+
+    role: str
+    """system, developer, user, assistant or tool."""
+    content: str | None = None
+    name: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+class ToolFunction(Private, frozen=True, omit_defaults=True):
+    """A function the model may call; ``parameters`` is its JSON schema, verbatim."""
+
+    name: str
+    description: str = ""
+    parameters: msgspec.Raw | None = None
+    strict: bool = False
+
+
+class ResponseFormat(Private, frozen=True, omit_defaults=True):
+    """``text``, ``json_object`` or ``json_schema`` (then ``schema`` holds it, verbatim)."""
+
+    type: str = "text"
+    schema: msgspec.Raw | None = None
+
+
+class ChatRequest(Private, frozen=True, omit_defaults=True, kw_only=True):
+    """A chat completion as every room understands it; also the canonical JSON inside the envelope.
+
+    Optional members are absent when the client did not set them, so the engine can apply the model's defaults.
+    """
+
+    model: str
+    messages: tuple[ChatMessage, ...]
+    max_tokens: int | None = None
+    """Most output tokens per choice; OpenAI's max_completion_tokens wins over max_tokens."""
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: dict[str, float] = {}
+    n: int = 1
+    logprobs: bool = False
+    top_logprobs: int = 0
+    tools: tuple[ToolFunction, ...] = ()
+    tool_choice: str = "auto"
+    """none, auto, required, or ``function:NAME``."""
+    parallel_tool_calls: bool = True
+    response_format: ResponseFormat = ResponseFormat()
+    reasoning_effort: str | None = None
+    stream: bool = False
+    include_usage: bool = False
+    """stream_options.include_usage; the gateway's affair, carried so that one struct holds the whole request."""

@@ -1,0 +1,1 @@
+"""One request of our own user: plan, seal, stream, fail over, cancel."""

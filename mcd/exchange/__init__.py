@@ -1,0 +1,1 @@
+"""One request between two peers, both roles, sans-IO."""

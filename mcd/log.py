@@ -1,0 +1,67 @@
+"""Structured log: a fixed event name and typed fields from an allow-list, one JSON object a line on stderr.
+
+User text cannot be logged: a field outside the list is a programming error, and every value must be a number,
+a bool or a short plain string. CONVENTIONS 41-43.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TextIO
+
+FIELDS = frozenset(
+    {
+        "address", "alias", "attempt", "code", "count", "detail", "direction", "digest", "itl_s", "key_id", "load_ms",
+        "model_id", "n_output_tokens", "n_prompt_tokens", "name", "n_peers", "outcome", "path", "peer_id", "pid",
+        "price_output", "queue_s", "reason", "request_id", "restarts", "rtt_s", "service", "signal", "state",
+        "status", "ttft_s", "uptime_s", "version",
+    }
+)  # fmt: skip
+"""Every field a log line may have. None of them can hold user text."""
+MAX_VALUE_CHARS = 200
+LEVELS = ("debug", "info", "warning", "error")
+
+Value = str | int | float | bool | None
+
+
+class Log:
+    """Writes events at or above a level. Owner: `mcd.daemon`, which hands it to the rooms."""
+
+    def __init__(self, level: str = "info", out: TextIO | None = None) -> None:
+        self._threshold = LEVELS.index(level)
+        self._out = out if out is not None else sys.stderr
+
+    def event(self, name: str, level: str = "info", **fields: Value) -> None:
+        """Write one line.
+
+        Raises:
+            ValueError: A field is not on the allow-list: a bug, found by the first test that logs it.
+        """
+        unknown = fields.keys() - FIELDS
+        if unknown:
+            raise ValueError(f"log fields not on the allow-list: {sorted(unknown)}")
+        if LEVELS.index(level) < self._threshold:
+            return
+        line: dict[str, Value] = {"time": round(time.time(), 3), "level": level, "event": name}
+        for key, value in fields.items():
+            line[key] = value[:MAX_VALUE_CHARS] if isinstance(value, str) else value
+        self._out.write(json.dumps(line) + "\n")
+        self._out.flush()
+
+    def debug(self, name: str, **fields: Value) -> None:
+        """Write at debug level."""
+        self.event(name, "debug", **fields)
+
+    def info(self, name: str, **fields: Value) -> None:
+        """Write at info level."""
+        self.event(name, "info", **fields)
+
+    def warning(self, name: str, **fields: Value) -> None:
+        """Write at warning level."""
+        self.event(name, "warning", **fields)
+
+    def error(self, name: str, **fields: Value) -> None:
+        """Write at error level."""
+        self.event(name, "error", **fields)

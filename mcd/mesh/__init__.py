@@ -1,0 +1,1 @@
+"""The only importer of libp2p: host, muxer, gossip, DHT, LAN discovery, and every limit on them."""

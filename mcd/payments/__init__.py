@@ -1,0 +1,1 @@
+"""Integer money and what was delivered: pure arithmetic and fixed layouts."""

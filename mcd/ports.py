@@ -1,0 +1,392 @@
+"""The Protocols through which the rooms meet. Only `mcd.daemon` knows which adapter stands behind each.
+
+All async members run under trio. Cancellation is trio's: every call may be cancelled at any await, leaves
+nothing running and no half-written frame behind. Implementations raise only `mcd.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Literal, Protocol
+
+import msgspec
+
+from mcd.api.events import AnswerEvent
+from mcd.api.request import ChatRequest
+from mcd.ids import ModelDigest, PeerId
+from mcd.units import Seconds, UnixMs
+from mcd.wire.messages import EngineKeys, RefuseReason
+
+# --- time ----------------------------------------------------------------------------------------------------
+
+
+class Clock(Protocol):
+    """The only source of time, so that tests can be their own."""
+
+    def now(self) -> Seconds:
+        """Monotonic seconds."""
+        ...
+
+    def unix_ms(self) -> UnixMs:
+        """Wall clock, milliseconds."""
+        ...
+
+
+# --- mesh ----------------------------------------------------------------------------------------------------
+
+
+class Stream(Protocol):
+    """One ordered two-way byte channel to a peer; one exchange per stream.
+
+    The checker in tests/fakes/check_stream.py states its behaviour; real and fake pass it.
+    """
+
+    @property
+    def peer_id(self) -> PeerId:
+        """The authenticated other side."""
+        ...
+
+    async def send(self, data: bytes) -> None:
+        """Queue all of ``data``; waits for window. Cancelling never corrupts the connection, only this stream.
+
+        Raises:
+            StreamBrokenError: The stream or connection is gone.
+        """
+        ...
+
+    async def receive(self) -> bytes:
+        """At least one byte, at most 64 KiB; ``b""`` once the other side has closed its half.
+
+        Raises:
+            StreamBrokenError: Reset by the peer, or the connection died.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End our half; the other side reads ``b""`` after what was sent. Does not stop the other's sending."""
+        ...
+
+    async def reset(self) -> None:
+        """End both halves at once; the only call that stops a sender. Idempotent, never raises."""
+        ...
+
+
+StreamHandler = Callable[[Stream], Awaitable[None]]
+
+
+class Link(msgspec.Struct, frozen=True):
+    """A live connection to a peer, as the mesh sees it."""
+
+    peer_id: PeerId
+    address: str
+    """Multiaddr text of the remote end."""
+    path: Literal["direct tcp", "relay"]
+    is_outbound: bool
+    rtt_s: Seconds | None
+    """Smoothed round trip of the muxer's pings; None until the first answer."""
+    since_s: Seconds
+    """Monotonic instant of connecting."""
+
+
+Verdict = Literal["accept", "ignore", "reject"]
+"""accept: use and relay. ignore: drop quietly (old, duplicate). reject: drop and hold it against the sender."""
+
+
+class Mesh(Protocol):
+    """The peer-to-peer network: streams by peer id, records by gossip, hints by DHT."""
+
+    @property
+    def peer_id(self) -> PeerId:
+        """Our own id."""
+        ...
+
+    def addresses(self) -> Sequence[str]:
+        """Our dialable multiaddrs, each ending in /p2p/<our id>; at most MAX_ADDRESSES."""
+        ...
+
+    def links(self) -> Sequence[Link]:
+        """Every live connection, one entry a peer."""
+        ...
+
+    async def connect(self, peer_id: PeerId, addresses: Sequence[str]) -> None:
+        """Dial unless connected. At most 5 s.
+
+        Raises:
+            StreamBrokenError: No address answered.
+        """
+        ...
+
+    async def open_stream(self, peer_id: PeerId, protocol: str, first: bytes) -> Stream:
+        """Open a stream with ``first`` riding along the negotiation (one round trip on a warm connection).
+
+        A refusal of the protocol surfaces at the first ``receive`` as StreamBrokenError. Needs a connection or
+        known addresses (from ``connect``, discovery or the DHT).
+
+        Raises:
+            StreamBrokenError: Not reachable.
+        """
+        ...
+
+    def serve(self, protocol: str, handler: StreamHandler) -> None:
+        """Run ``handler`` for each inbound stream of ``protocol``; its failure resets that stream only."""
+        ...
+
+    def on_record(self, judge: Callable[[bytes, PeerId], Verdict]) -> None:
+        """Set who judges each gossiped record (signed bytes, and the neighbour it came from) before relaying."""
+        ...
+
+    def on_link(self, up: Callable[[Link], None], down: Callable[[PeerId], None]) -> None:
+        """Be told of the first connection to a peer and of the loss of the last. Called on the trio thread."""
+        ...
+
+    async def publish(self, record: bytes, digests: Sequence[ModelDigest]) -> None:
+        """Gossip our signed record on the shards of ``digests`` (of our peer id when empty)."""
+        ...
+
+    async def provide(self, digest: ModelDigest) -> None:
+        """Tell the DHT that we serve ``digest``; the mesh republishes until told otherwise."""
+        ...
+
+    async def find_providers(self, digest: ModelDigest) -> Sequence[PeerId]:
+        """Peers the DHT names for ``digest``: hints, to be verified by asking them. At most 20, within 5 s."""
+        ...
+
+    def counters(self) -> dict[str, int]:
+        """Monotonic counts for metrics: drops by reason, refused connections, restarted services."""
+        ...
+
+
+# --- engine --------------------------------------------------------------------------------------------------
+
+EngineState = Literal["loading", "ready", "restarting", "degraded", "failed", "stopped"]
+
+
+class EngineStatus(msgspec.Struct, frozen=True):
+    """What the supervisor knows of one model's inference process; no user data."""
+
+    alias: str
+    digest: ModelDigest
+    state: EngineState
+    n_ctx: int
+    n_slots: int
+    n_running: int
+    n_waiting: int
+    capabilities: tuple[str, ...]
+    prefill_tokens_per_s: float
+    output_tokens_per_s: float
+    sealing: int
+    device: str
+    restarts: int
+    load_ms: int
+    detail: str = ""
+    """Why it is not ready, in words for the operator."""
+    engine_key: bytes = b""
+    key_id: bytes = b""
+
+
+class EngineStarted(msgspec.Struct, frozen=True):
+    """The envelope opened and the prompt was tokenised; Y is the response key."""
+
+    response_key: bytes
+    n_prompt_tokens: int
+
+
+class EngineChunk(msgspec.Struct, frozen=True):
+    """One sealed response frame."""
+
+    frame: bytes
+    n_tokens: int
+
+
+class EngineFinished(msgspec.Struct, frozen=True):
+    """The sealed final (or error) frame and the signed receipt."""
+
+    frame: bytes
+    receipt: bytes
+    n_prompt_tokens: int
+    n_output_tokens: int
+
+
+EngineEvent = EngineStarted | EngineChunk | EngineFinished
+"""In order: EngineStarted, EngineChunk*, EngineFinished."""
+
+
+class EngineRequest(msgspec.Struct, frozen=True):
+    """What the provider hands to an engine: ciphertext only."""
+
+    header: bytes
+    sealed: bytes
+    max_output_tokens: int
+    resume_from: int = 0
+
+
+class Engine(Protocol):
+    """One model's inference process behind its supervisor."""
+
+    def status(self) -> EngineStatus:
+        """A snapshot; cheap enough for every admission."""
+        ...
+
+    def keys(self) -> EngineKeys:
+        """Certificate and current key configs; empty configs while not ready."""
+        ...
+
+    def submit(self, request: EngineRequest) -> AbstractAsyncContextManager[AsyncIterator[EngineEvent]]:
+        """Run one request. Leaving the context early cancels it in the engine within one decode step.
+
+        The iterator must be drained at the consumer's pace: a slow one pauses its own slot only.
+
+        Raises (on entering or iterating):
+            RefusedError: KEY_UNKNOWN, EXPIRED, REPLAY, BUSY, TOO_LARGE or LOADING; nothing was computed.
+            EnvelopeError: The envelope did not open.
+            EngineDeadError: The process died; it is being restarted.
+        """
+        ...
+
+    async def run(self) -> None:
+        """Supervise the process until cancelled: start, restart with back-off, rotate keys. Never raises."""
+        ...
+
+
+# --- entry, as the gateway sees it ---------------------------------------------------------------------------
+
+
+class ModelCard(msgspec.Struct, frozen=True):
+    """One model somebody serves now, merged over its providers."""
+
+    alias: str
+    digest: ModelDigest
+    n_ctx: int
+    capabilities: tuple[str, ...]
+    n_providers: int
+    n_slots: int
+    best_rtt_s: Seconds | None
+    price_prompt: int
+    """Cheapest offer, base units per 1M tokens."""
+    price_output: int
+    is_local: bool
+    seen_unix_s: int
+
+
+class PeerCard(msgspec.Struct, frozen=True):
+    """One row of `mcd peers`."""
+
+    peer_id: PeerId
+    name: str
+    region: str
+    path: str
+    rtt_s: Seconds | None
+    device: str
+    models: tuple[str, ...]
+    n_running: int | None
+    """What we last heard; None when never asked."""
+    n_slots: int
+    output_tokens_per_s: float | None
+    """Measured by us, else None; the claim is in ``claimed_tokens_per_s``."""
+    claimed_tokens_per_s: float | None
+    price_output: int | None
+    ok_fraction: float | None
+    """Exchanges that ended well, of those we tried; None when none."""
+    seen_s: Seconds
+    """Since the newest proof of life."""
+    state: Literal["alive", "suspect"]
+    address: str
+    agent: str
+    is_outbound: bool | None
+
+
+class RouteTerm(msgspec.Struct, frozen=True):
+    """One candidate of a plan with every part of its predicted time, for `mcd route --explain`."""
+
+    peer_id: PeerId
+    name: str
+    rank: int
+    rtt_s: Seconds
+    queue_s: Seconds
+    prefill_s: Seconds
+    decode_s: Seconds
+    penalty_s: Seconds
+    total_s: Seconds
+    price_output: int
+    why: str
+    """Notes such as ``measured``, ``claimed``, ``breaker open until``."""
+
+
+class Entry(Protocol):
+    """The entry side as the gateway sees it."""
+
+    def answer(self, request: ChatRequest) -> AbstractAsyncContextManager[AsyncIterator[AnswerEvent]]:
+        """Serve one request over the mesh; leaving the context early cancels it at the provider.
+
+        Raises (on entering or iterating):
+            ModelNotFoundError, NoProviderError, UserError, PeerError: as their docstrings say.
+        """
+        ...
+
+    def models(self) -> Sequence[ModelCard]:
+        """Every model somebody serves now, by alias."""
+        ...
+
+    def peers(self) -> Sequence[PeerCard]:
+        """Every peer of the directory but ourselves, nearest first."""
+        ...
+
+    def route(self, model: str, n_prompt_tokens: int, n_output_tokens: int) -> Sequence[RouteTerm]:
+        """The plan a request of that size would get now.
+
+        Raises:
+            ModelNotFoundError: Nobody offers it.
+        """
+        ...
+
+
+class DaemonStatus(msgspec.Struct, frozen=True):
+    """What `mcd status` and `/health` show; no user data."""
+
+    version: str
+    peer_id: PeerId
+    name: str
+    network: str
+    roles: tuple[str, ...]
+    uptime_s: Seconds
+    http: str
+    addresses: tuple[str, ...]
+    n_links: int
+    n_peers: int
+    n_models: int
+    engines: tuple[EngineStatus, ...]
+    n_requests: int
+    n_failed: int
+    n_served: int
+    n_prompt_tokens: int
+    n_output_tokens: int
+    ttft_p50_s: Seconds | None
+    ttft_p95_s: Seconds | None
+    warnings: tuple[str, ...]
+    counters: dict[str, int]
+
+
+__all__ = [
+    "AnswerEvent",
+    "Clock",
+    "DaemonStatus",
+    "Engine",
+    "EngineChunk",
+    "EngineEvent",
+    "EngineFinished",
+    "EngineRequest",
+    "EngineStarted",
+    "EngineState",
+    "EngineStatus",
+    "Entry",
+    "Link",
+    "Mesh",
+    "ModelCard",
+    "PeerCard",
+    "RefuseReason",
+    "RouteTerm",
+    "Stream",
+    "StreamHandler",
+    "Verdict",
+]

@@ -1,0 +1,1 @@
+"""The chain: turning last vouchers into coins, on its own clock."""

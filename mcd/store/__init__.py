@@ -1,0 +1,1 @@
+"""Key files and journals on disk; never the text of a prompt."""
