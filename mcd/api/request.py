@@ -72,7 +72,8 @@ class ChatRequest(Private, frozen=True, omit_defaults=True, kw_only=True):
     stop: tuple[str, ...] = ()
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
-    logit_bias: dict[str, float] = {}
+    logit_bias: tuple[tuple[str, float], ...] = ()
+    """Pairs of token id (as text) and bias; OpenAI's JSON object, ordered."""
     n: int = 1
     logprobs: bool = False
     top_logprobs: int = 0

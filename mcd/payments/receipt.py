@@ -1,7 +1,7 @@
-"""The engine's signed statement of what one exchange delivered: the thing payment settles on.   [ENV-30]
+r"""The engine's signed statement of what one exchange delivered: the thing payment settles on.   [ENV-30]
 
 Fixed layout, big-endian: ver u8 | th 32 | n_prompt u32 | n_cached u32 | n_output u32 | output_digest 32 |
-amount u64 | sig 64. The signature is Ed25519 by the engine key over "mcs v1 receipt\\0" and all before it.
+amount u64 | sig 64. The signature is Ed25519 by the engine key over "mcs v1 receipt\0" and all before it.
 Signing and checking live in `mcd.wire.signing`, so that this room knows no keys.
 """
 

@@ -1,0 +1,1 @@
+"""Slot and queue policy of the engine, pure."""

@@ -1,0 +1,1 @@
+"""One request of our user: plan, seal, stream, fail over."""

@@ -1,0 +1,1 @@
+"""Admission: accept, queue or refuse one request, pure."""
