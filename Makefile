@@ -1,17 +1,57 @@
 # The commands people and CI type. `make run` and `make test` set everything up by themselves.
 SHELL := /bin/bash
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
+BIN := .venv/bin
+ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help check test
+.PHONY: help run run-entry test test-fast check format lock demo bench setup setup-serve setup-dev
 
 help:  ## list the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-check:  ## style, types, import contracts, spec coverage, generated files up to date
+setup:
+	@$(PYTHON) scripts/install.py
+
+setup-serve:
+	@$(PYTHON) scripts/install.py --serve
+
+setup-dev:
+	@$(PYTHON) scripts/install.py --serve --dev
+
+run: setup-serve  ## start a peer that serves the embedded model, API at http://localhost:8080/v1
+	@exec $(BIN)/mcd run --cpu $(ARGS)
+
+run-entry: setup  ## start a peer without a model; compiles nothing
+	@exec $(BIN)/mcd run $(ARGS)
+
+test: setup-dev  ## set everything up and run every test
+	$(BIN)/pytest
+
+test-fast: setup-dev  ## the tests that touch no network: seconds
+	$(BIN)/pytest tests/unit tests/property tests/conformance
+
+check: setup-dev  ## style, types, import contracts, specs covered by tests, generated files up to date
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/extract_messages.py --check
+	$(BIN)/python scripts/make_vectors.py --check
+	$(BIN)/python scripts/make_mcs1_vectors.py --check
+	$(BIN)/python scripts/draw_states.py --check
+	$(BIN)/python scripts/cli_help.py --check
+	$(BIN)/python scripts/spec_coverage.py
+
+format: setup-dev  ## rewrite the code in the house style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: setup-dev  ## resolve requirements/*.in anew
+	$(BIN)/python scripts/lock.py
+
+demo: setup-dev  ## three real peers: stream through an entry, kill the provider, ask again
+	@$(BIN)/python -m scripts.demo
+
+bench: setup-dev  ## every benchmark: ratios against a peer in the same run
+	@$(BIN)/python -m tests.bench
