@@ -1,0 +1,205 @@
+"""Bytes <-> messages: MessagePack through typed structs, every bound checked while decoding.
+
+The bounds stand once, in `mcd.wire.messages` and `mcd.wire.payload`. Decoding enforces them against the peer and
+encoding reads its own output back, so they hold against our own mistakes too (1 us for a chunk). Whatever a peer
+sends, a decoder returns a message or raises RemoteProtocolError with a fixed text: msgspec's own texts quote the
+input, which may be a prompt.   [WIRE-10]
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+import msgspec
+
+from mcd.errors import LocalProtocolError, RemoteProtocolError
+from mcd.wire.messages import MAX_BODY_BYTES, ExchangeMessage, InfoMessage, Record
+from mcd.wire.payload import Body, Delta, Failure, Final
+
+MESSAGE_INVALID = "the peer sent bytes that are not a valid message"
+BODY_INVALID = "the sealed request body is not valid"
+MESSAGE_UNSENDABLE = "refusing to send a message that breaks its own bounds"
+
+T = TypeVar("T")
+
+_encode = msgspec.msgpack.Encoder().encode
+_encode_json = msgspec.json.Encoder().encode
+_EXCHANGE: msgspec.msgpack.Decoder[ExchangeMessage] = msgspec.msgpack.Decoder(ExchangeMessage)
+_INFO: msgspec.msgpack.Decoder[InfoMessage] = msgspec.msgpack.Decoder(InfoMessage)
+_RECORD = msgspec.msgpack.Decoder(Record)
+_DELTA = msgspec.msgpack.Decoder(Delta)
+_FINAL = msgspec.msgpack.Decoder(Final)
+_FAILURE = msgspec.msgpack.Decoder(Failure)
+_BODY = msgspec.json.Decoder(Body)
+
+_FAULTS = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError)
+"""What msgspec raises on hostile input: its own tree, bad UTF-8 (a ValueError), nesting, integers beyond C's."""
+
+Decoder = msgspec.msgpack.Decoder[T] | msgspec.json.Decoder[T]
+
+
+def _decode(decoder: Decoder[T], data: bytes | memoryview, fault: str = MESSAGE_INVALID) -> T:
+    try:
+        return decoder.decode(data)
+    except _FAULTS:
+        raise RemoteProtocolError(fault) from None  # the cause quotes the input
+
+
+def _checked(decoder: Decoder[T], data: bytes) -> bytes:
+    try:
+        decoder.decode(data)
+    except _FAULTS:
+        raise LocalProtocolError(MESSAGE_UNSENDABLE) from None
+    return data
+
+
+# --- between peers -------------------------------------------------------------------------------------------
+
+
+def encode_exchange(message: ExchangeMessage) -> bytes:
+    """Encode a message of the exchange protocol.
+
+    Raises:
+        LocalProtocolError: A field is outside its bounds.   [WIRE-07]
+    """
+    return _checked(_EXCHANGE, _encode(message))
+
+
+def decode_exchange(body: bytes | memoryview) -> ExchangeMessage:
+    """Decode a message of the exchange protocol.
+
+    Raises:
+        RemoteProtocolError: Not exactly one valid message.
+    """
+    return _decode(_EXCHANGE, body)
+
+
+def encode_info(message: InfoMessage) -> bytes:
+    """Encode a message of the info protocol.
+
+    Raises:
+        LocalProtocolError: A field is outside its bounds.
+    """
+    return _checked(_INFO, _encode(message))
+
+
+def decode_info(body: bytes | memoryview) -> InfoMessage:
+    """Decode a message of the info protocol.
+
+    Raises:
+        RemoteProtocolError: Not exactly one valid message.
+    """
+    return _decode(_INFO, body)
+
+
+def encode_record(record: Record) -> bytes:
+    """Encode the body of a record, unsigned.
+
+    Raises:
+        LocalProtocolError: A field is outside its bounds.
+    """
+    data = _encode(record)
+    if not _is_finite(record):
+        raise LocalProtocolError(MESSAGE_UNSENDABLE)
+    return _checked(_RECORD, data)
+
+
+def decode_record(data: bytes | memoryview) -> Record:
+    """Decode the body of a record; what it says is judged by `mcd.wire.records`.
+
+    Raises:
+        RemoteProtocolError: Not exactly one record, or a coordinate that is not a finite number.
+    """
+    record = _decode(_RECORD, data)
+    if not _is_finite(record):
+        raise RemoteProtocolError(MESSAGE_INVALID)
+    return record
+
+
+def _is_finite(record: Record) -> bool:
+    return all(math.isfinite(part) for part in record.coordinate)
+
+
+# --- inside the seal -----------------------------------------------------------------------------------------
+
+
+def encode_delta(delta: Delta) -> bytes:
+    """Encode the plaintext of a data frame.
+
+    Raises:
+        LocalProtocolError: A field is outside its bounds.
+    """
+    return _checked(_DELTA, _encode(delta))
+
+
+def decode_delta(data: bytes | memoryview) -> Delta:
+    """Decode the plaintext of a data frame.
+
+    Raises:
+        RemoteProtocolError: Not exactly one delta.
+    """
+    return _decode(_DELTA, data)
+
+
+def encode_final(final: Final) -> bytes:
+    """Encode the plaintext of the final frame.
+
+    Raises:
+        LocalProtocolError: A field is outside its bounds.
+    """
+    return _checked(_FINAL, _encode(final))
+
+
+def decode_final(data: bytes | memoryview) -> Final:
+    """Decode the plaintext of the final frame.
+
+    Raises:
+        RemoteProtocolError: Not exactly one final statement.
+    """
+    return _decode(_FINAL, data)
+
+
+def encode_failure(failure: Failure) -> bytes:
+    """Encode the plaintext of an error frame.
+
+    Raises:
+        LocalProtocolError: A field is outside its bounds.
+    """
+    return _checked(_FAILURE, _encode(failure))
+
+
+def decode_failure(data: bytes | memoryview) -> Failure:
+    """Decode the plaintext of an error frame.
+
+    Raises:
+        RemoteProtocolError: Not exactly one failure.
+    """
+    return _decode(_FAILURE, data)
+
+
+def encode_body(body: Body) -> bytes:
+    """Encode the plaintext of a request as JSON.
+
+    Raises:
+        LocalProtocolError: A field is outside its bounds, or the whole is over MAX_BODY_BYTES.
+    """
+    data = _checked(_BODY, _encode_json(body))
+    if len(data) > MAX_BODY_BYTES:
+        raise LocalProtocolError(MESSAGE_UNSENDABLE)
+    return data
+
+
+def decode_body(data: bytes | memoryview) -> Body:
+    """Decode the plaintext of a request.
+
+    Raises:
+        RemoteProtocolError: Over MAX_BODY_BYTES, not UTF-8, or not one JSON object of this shape.
+    """
+    if len(data) > MAX_BODY_BYTES:
+        raise RemoteProtocolError(BODY_INVALID)
+    try:
+        str(data, "utf-8")  # msgspec skips the strings inside a Raw unread
+    except UnicodeDecodeError:
+        raise RemoteProtocolError(BODY_INVALID) from None
+    return _decode(_BODY, data, BODY_INVALID)
