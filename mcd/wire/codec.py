@@ -23,8 +23,8 @@ MESSAGE_UNSENDABLE = "refusing to send a message that breaks its own bounds"
 
 T = TypeVar("T")
 
-_encode = msgspec.msgpack.Encoder().encode
-_encode_json = msgspec.json.Encoder().encode
+_ENCODER = msgspec.msgpack.Encoder()
+_JSON_ENCODER = msgspec.json.Encoder()
 _EXCHANGE: msgspec.msgpack.Decoder[ExchangeMessage] = msgspec.msgpack.Decoder(ExchangeMessage)
 _INFO: msgspec.msgpack.Decoder[InfoMessage] = msgspec.msgpack.Decoder(InfoMessage)
 _RECORD = msgspec.msgpack.Decoder(Record)
@@ -46,8 +46,9 @@ def _decode(decoder: Decoder[T], data: bytes | memoryview, fault: str = MESSAGE_
         raise RemoteProtocolError(fault) from None  # the cause quotes the input
 
 
-def _checked(decoder: Decoder[T], data: bytes) -> bytes:
+def _encode(decoder: msgspec.msgpack.Decoder[T], message: T) -> bytes:
     try:
+        data = _ENCODER.encode(message)
         decoder.decode(data)
     except _FAULTS:
         raise LocalProtocolError(MESSAGE_UNSENDABLE) from None
@@ -63,7 +64,7 @@ def encode_exchange(message: ExchangeMessage) -> bytes:
     Raises:
         LocalProtocolError: A field is outside its bounds.   [WIRE-07]
     """
-    return _checked(_EXCHANGE, _encode(message))
+    return _encode(_EXCHANGE, message)
 
 
 def decode_exchange(body: bytes | memoryview) -> ExchangeMessage:
@@ -81,7 +82,7 @@ def encode_info(message: InfoMessage) -> bytes:
     Raises:
         LocalProtocolError: A field is outside its bounds.
     """
-    return _checked(_INFO, _encode(message))
+    return _encode(_INFO, message)
 
 
 def decode_info(body: bytes | memoryview) -> InfoMessage:
@@ -99,10 +100,10 @@ def encode_record(record: Record) -> bytes:
     Raises:
         LocalProtocolError: A field is outside its bounds.
     """
-    data = _encode(record)
+    data = _encode(_RECORD, record)
     if not _is_finite(record):
         raise LocalProtocolError(MESSAGE_UNSENDABLE)
-    return _checked(_RECORD, data)
+    return data
 
 
 def decode_record(data: bytes | memoryview) -> Record:
@@ -130,7 +131,7 @@ def encode_delta(delta: Delta) -> bytes:
     Raises:
         LocalProtocolError: A field is outside its bounds.
     """
-    return _checked(_DELTA, _encode(delta))
+    return _encode(_DELTA, delta)
 
 
 def decode_delta(data: bytes | memoryview) -> Delta:
@@ -148,7 +149,7 @@ def encode_final(final: Final) -> bytes:
     Raises:
         LocalProtocolError: A field is outside its bounds.
     """
-    return _checked(_FINAL, _encode(final))
+    return _encode(_FINAL, final)
 
 
 def decode_final(data: bytes | memoryview) -> Final:
@@ -166,7 +167,7 @@ def encode_failure(failure: Failure) -> bytes:
     Raises:
         LocalProtocolError: A field is outside its bounds.
     """
-    return _checked(_FAILURE, _encode(failure))
+    return _encode(_FAILURE, failure)
 
 
 def decode_failure(data: bytes | memoryview) -> Failure:
@@ -184,9 +185,11 @@ def encode_body(body: Body) -> bytes:
     Raises:
         LocalProtocolError: A field is outside its bounds, or the whole is over MAX_BODY_BYTES.
     """
-    data = _checked(_BODY, _encode_json(body))
-    if len(data) > MAX_BODY_BYTES:
-        raise LocalProtocolError(MESSAGE_UNSENDABLE)
+    try:
+        data = _JSON_ENCODER.encode(body)
+        decode_body(data)
+    except (*_FAULTS, RemoteProtocolError):
+        raise LocalProtocolError(MESSAGE_UNSENDABLE) from None
     return data
 
 
