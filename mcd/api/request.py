@@ -1,4 +1,8 @@
-"""The request every dialect is parsed into, and every engine parses again."""
+"""The request every dialect is parsed into, and every engine parses again.
+
+JSON schemas stay verbatim as `msgspec.Raw`. Where one may be absent the default is UNSET instead of None, because
+msgspec decodes ``Raw | UnsetType`` but not ``Raw | None``.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +47,7 @@ class ToolFunction(Private, frozen=True, omit_defaults=True):
 
     name: str
     description: str = ""
-    parameters: msgspec.Raw | None = None
+    parameters: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     strict: bool = False
 
 
@@ -51,7 +55,7 @@ class ResponseFormat(Private, frozen=True, omit_defaults=True):
     """``text``, ``json_object`` or ``json_schema`` (then ``schema`` holds it, verbatim)."""
 
     type: str = "text"
-    schema: msgspec.Raw | None = None
+    schema: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatRequest(Private, frozen=True, omit_defaults=True, kw_only=True):
