@@ -1,4 +1,4 @@
-"""The info protocol's two sides: one question, one answer, checked against the connection it came over.   [INFO-04]"""
+"""The info protocol's two sides: one question, one answer, checked against the connection it came over.   [ID-33]"""
 
 from __future__ import annotations
 
@@ -9,10 +9,23 @@ import msgspec
 from mcd.errors import RemoteProtocolError
 from mcd.ids import PeerId
 from mcd.units import UnixMs
-from mcd.wire.messages import CAPABILITY_VERSION, EngineKeys, InfoReply, InfoRequest
+from mcd.wire.messages import (
+    CAPABILITY_VERSION,
+    MAX_CERT_BYTES,
+    MAX_KEY_CONFIG_BYTES,
+    MAX_KEY_CONFIGS,
+    MAX_MODELS,
+    MAX_RECORD_BYTES,
+    EngineKeys,
+    InfoReply,
+    InfoRequest,
+)
 from mcd.wire.records import SignedRecord, open_record
 
-NONCE_BYTES = 16
+MAX_INFO_FRAME_BYTES = (
+    4096 + MAX_RECORD_BYTES + MAX_MODELS * (128 + MAX_CERT_BYTES + MAX_KEY_CONFIGS * MAX_KEY_CONFIG_BYTES)
+)
+"""An info reply with every field full, and room for fields to come."""
 NONCE_MISMATCH = "the info reply answers another question"
 WRONG_SUBJECT = "the info reply carries another peer's record"
 
@@ -27,17 +40,17 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def ask(nonce: bytes) -> InfoRequest:
-    """The question; ``nonce`` is fresh randomness.   [INFO-01]"""
+    """The question; ``nonce`` is fresh randomness.   [ID-31]"""
     return InfoRequest(CAPABILITY_VERSION, nonce)
 
 
 def answer(request: InfoRequest, record: bytes, engines: Sequence[EngineKeys]) -> InfoReply:
-    """The reply to ``request`` with our newest signed record, empty when there is none.   [INFO-02]"""
+    """The reply to ``request`` with our newest signed record, empty when there is none.   [ID-30]"""
     return InfoReply(request.nonce, record, tuple(engines))
 
 
 def open_answer(reply: InfoReply, *, nonce: bytes, peer_id: PeerId, now_ms: UnixMs | int, network: str) -> Answer:
-    """Check a reply received from ``peer_id``.   [INFO-03, INFO-04, INFO-05]
+    """Check a reply received from ``peer_id``.   [ID-32, ID-33, ID-34]
 
     Raises:
         RemoteProtocolError: It answers another question, or the record is another peer's.
