@@ -10,6 +10,7 @@ The map. A room imports only rooms below its line; rooms on one line never impor
     mesh         libp2p and nothing else: host, muxer, gossip, DHT, LAN, limits
     engine       the inference process (llama.cpp) and its supervisor; plaintext lives in its child only
     settlement   the chain                            store   key files and journals, never text
+    conversation one exchange over one stream, the same thin shell for both roles
     ports        the Protocols through which the rooms above meet
     exchange     one request between two peers, sans-IO       api   foreign JSON <-> our requests and events
     routing      which provider, and why                      payments   integer money, receipts

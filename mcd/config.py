@@ -41,6 +41,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """none: entry only."""
     models: tuple[str, ...] = ()
     """Names or GGUF paths to serve; empty with a device means the embedded model."""
+    log_level: str = "info"
+    """debug, info, warning or error. User text is logged at no level."""
     engine: str = "llama"
     """llama, scripted:FILE (a test aid) or openai:URL."""
 

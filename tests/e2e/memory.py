@@ -1,0 +1,65 @@
+"""Reads a live process's memory, and spells a text in the ways a leak could."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import struct
+from collections.abc import Iterator, Sequence
+
+MAX_REGION_BYTES = 256 * 1024 * 1024
+STEP_BYTES = 16 * 1024 * 1024
+OVERLAP_BYTES = 4096
+
+
+def spellings(text: str, token_ids: Sequence[int] = ()) -> dict[str, bytes]:
+    """Twelve encodings in which ``text`` could lie in memory or a file (more with its token ids)."""
+    raw = text.encode()
+    found = {
+        "utf-8": raw,
+        "utf-16-le": text.encode("utf-16-le"),
+        "utf-16-be": text.encode("utf-16-be"),
+        "utf-32-le": text.encode("utf-32-le"),
+        "hex": raw.hex().encode(),
+        "HEX": raw.hex().upper().encode(),
+        "json \\u": "".join(f"\\u{ord(letter):04x}" for letter in text).encode(),
+        "percent": "".join(f"%{byte:02X}" for byte in raw).encode(),
+        "reversed": raw[::-1],
+    }
+    for offset in range(3):
+        # the letters that do not depend on what stands before or after, at each alignment
+        encoded = base64.b64encode(b"x" * offset + raw)
+        found[f"base64+{offset}"] = encoded[4 if offset else 0 : len(encoded) - 4]
+    if token_ids:
+        found["token ids u32"] = struct.pack(f"<{len(token_ids)}I", *token_ids)
+        found["token ids json"] = json.dumps(list(token_ids), separators=(",", ":"))[1:-1].encode()
+    return found
+
+
+def regions(pid: int) -> Iterator[tuple[int, int]]:
+    """Readable private memory of a process: (start, end)."""
+    with open(f"/proc/{pid}/maps") as maps:
+        for line in maps:
+            match = re.match(r"([0-9a-f]+)-([0-9a-f]+) r..p \S+ \S+ (\d+)\s*(.*)", line)
+            if match is None or match[4].startswith(("[vvar", "[vsyscall", "[vdso")):
+                continue
+            start, end = int(match[1], 16), int(match[2], 16)
+            if end - start <= MAX_REGION_BYTES:
+                yield start, end
+
+
+def search(pid: int, needles: dict[str, bytes]) -> set[str]:
+    """Names of the needles that occur in the memory of ``pid``."""
+    found: set[str] = set()
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for start, end in regions(pid):
+            for at in range(start, end, STEP_BYTES):
+                size = min(STEP_BYTES + OVERLAP_BYTES, end - at)
+                try:
+                    memory.seek(at)
+                    block = memory.read(size)
+                except OSError:
+                    break
+                found |= {name for name, needle in needles.items() if needle in block}
+    return found
