@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 from mcd.errors import EnvelopeError, LimitError
 from mcd.ids import KeyId
-from mcd.wire.frames import Opener, Random, Sealer
+from mcd.wire.frames import Opener, Sealer
 from mcd.wire.header import (
     ENVELOPE_INVALID,
     SUITE_X25519,
@@ -46,7 +46,9 @@ REQUEST_LABEL = b"modelcloud seal v1 request\0"
 _SECRETS = struct.Struct(">32s32sI")
 """k | E | length of the body, before the body in a request's plaintext."""
 MLKEM_PUBLIC_BYTES = 1184
-MLKEM_SEED_BYTES = 64
+
+Random = Callable[[int], bytes]
+"""os.urandom, or fixed bytes in tests and vectors."""
 
 
 def _suite(kem: hpke.KEM) -> hpke.Suite:
@@ -66,16 +68,21 @@ class SealKey:
 
     __slots__ = ("key", "key_id", "public_key", "suite")
 
-    def __init__(self, suite: int, random: Random = os.urandom) -> None:
-        self.suite = suite
-        classic = X25519PrivateKey.from_private_bytes(random(32))
-        self.public_key = classic.public_key().public_bytes_raw()
+    def __init__(self, classic: X25519PrivateKey, lattice: MLKEM768PrivateKey | None) -> None:
+        public_key = classic.public_key().public_bytes_raw()
         self.key: X25519PrivateKey | hpke.MLKEM768X25519PrivateKey = classic
-        if suite == SUITE_XWING:
-            lattice = MLKEM768PrivateKey.from_seed_bytes(random(MLKEM_SEED_BYTES))
-            self.public_key = lattice.public_key().public_bytes_raw() + self.public_key
+        self.suite = SUITE_X25519
+        if lattice is not None:
+            public_key = lattice.public_key().public_bytes_raw() + public_key
             self.key = hpke.MLKEM768X25519PrivateKey(lattice, classic)
-        self.key_id = key_id(suite, self.public_key)
+            self.suite = SUITE_XWING
+        self.public_key = public_key
+        self.key_id = key_id(self.suite, public_key)
+
+    @classmethod
+    def generate(cls, suite: int) -> SealKey:
+        """A fresh key; its secret bytes exist in OpenSSL's memory only, which wipes them when it is dropped."""
+        return cls(X25519PrivateKey.generate(), MLKEM768PrivateKey.generate() if suite == SUITE_XWING else None)
 
     def __repr__(self) -> str:
         return "<SealKey redacted>"
@@ -158,11 +165,14 @@ def seal_request(
 
 
 def open_request(
-    header: bytes, sealed: bytes, find_key: Callable[[KeyId], SealKey | None], random: Random = os.urandom
+    header: bytes,
+    sealed: bytes,
+    find_key: Callable[[KeyId], SealKey | None],
+    ephemeral: X25519PrivateKey | None = None,
 ) -> tuple[bytes, Sealer]:
     """Open a sealed request: (body, sealer of the response).   [ENV-16]
 
-    Freshness, replay and addressee are the caller's to judge (`mcd.engine.seal`).
+    Freshness, replay and addressee are the caller's to judge (`mcd.engine.seal`); a vector fixes ``ephemeral``.
 
     Raises:
         EnvelopeError: Anything is wrong.
@@ -177,7 +187,7 @@ def open_request(
         k, entry_key, n_body = _SECRETS.unpack_from(plain)
         if n_body > MAX_BODY_BYTES or plain.count(0, body_start + n_body) != len(plain) - body_start - n_body:
             raise EnvelopeError(ENVELOPE_INVALID)
-        sealer = Sealer(transcript_hash(header, sealed), k, entry_key, random)
+        sealer = Sealer(transcript_hash(header, sealed), k, entry_key, ephemeral)
     except (InvalidTag, ValueError, struct.error):
         raise EnvelopeError(ENVELOPE_INVALID) from None
     return plain[body_start : body_start + n_body], sealer

@@ -8,9 +8,7 @@ Only `mcd.wire.envelope`, `mcd.entry.session` and `mcd.engine.seal` may import t
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
-from collections.abc import Callable
 from typing import Literal, NoReturn
 
 from cryptography.exceptions import InvalidTag
@@ -44,9 +42,6 @@ _TAG_BYTES = 16
 MIN_SEALED_FRAME_BYTES = _HEAD.size + _COUNT.size + _TAG_BYTES
 _END_RESERVE_BYTES = 2 * MAX_SEALED_FRAME_BYTES
 """Data may not eat the room of the final frame."""
-
-Random = Callable[[int], bytes]
-"""os.urandom, or fixed bytes in tests and vectors."""
 
 
 def _fail() -> NoReturn:
@@ -83,8 +78,10 @@ class Sealer(_Frames):
 
     __slots__ = ("_is_finished", "_padded_bytes", "response_key", "transcript_hash")
 
-    def __init__(self, transcript_hash: bytes, k: bytes, entry_key: bytes, random: Random = os.urandom) -> None:
-        ephemeral = X25519PrivateKey.from_private_bytes(random(32))
+    def __init__(
+        self, transcript_hash: bytes, k: bytes, entry_key: bytes, ephemeral: X25519PrivateKey | None = None
+    ) -> None:
+        ephemeral = ephemeral or X25519PrivateKey.generate()
         self.response_key = ephemeral.public_key().public_bytes_raw()
         """Y, 32 bytes, to be sent before the first frame."""
         self.transcript_hash = transcript_hash
