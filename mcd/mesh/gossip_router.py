@@ -1,0 +1,201 @@
+"""libp2p's pubsub and GossipSub with the parts a stranger can abuse replaced.   [DISC-10..19]
+
+What differs from the library, and why:
+- messages are judged where they are read, one after the other: the library starts a task for each, so one RPC
+  could start thousands, and it checks the signature before any rate;
+- of a control message only our topics and a bounded number of ids are looked at: the library keeps a back-off for
+  every topic a peer names, for ever, and answers one IWANT with as many copies as it repeats an id;
+- addresses of private networks do not count as colocated: a home or a test bench is one address;
+- GRAFTs go out with the heartbeat in one message a peer, not sixteen; IDONTWANT is understood but not sent, for it
+  costs about as much as the small records it would save.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from google.protobuf.message import DecodeError
+from libp2p.io.exceptions import IOException, MessageTooLarge
+from libp2p.network.connection.exceptions import RawConnError
+from libp2p.network.stream.exceptions import StreamError
+from libp2p.peer.id import ID
+from libp2p.pubsub.gossipsub import GossipSub
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.pubsub.pubsub import Pubsub
+from libp2p.utils.varint import read_varint_prefixed_bytes_limited
+
+from mcd.ids import PeerId
+from mcd.mesh.gossip_gate import subnet_of
+from mcd.wire.signing import is_weak
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mcd.mesh.intake import Intake
+
+MAX_RPC_BYTES = 65_536
+"""Largest gossip RPC read: sixteen of the largest records."""
+MAX_MESSAGES_PER_RPC = 64
+MAX_IDS_PER_CONTROL = 256
+"""Message ids looked at in one control message; an honest window of three heartbeats holds about 100."""
+MAX_CONTROLS = 16
+"""Entries of one kind looked at in one control message: one for each shard."""
+MAX_BACK_OFF_S = 3600
+BROKEN_RPC_STRIKES = 5.0
+"""No working implementation sends an RPC that does not parse."""
+
+SIGNING_PREFIX: Final = b"libp2p-pubsub:"
+ED25519_ID: Final = bytes.fromhex("002408011220")
+"""How the id of an Ed25519 peer begins; its key follows."""
+ED25519_ID_BYTES = 38
+SEQNO_BYTES = 8
+
+
+def origin_key(from_id: bytes) -> bytes | None:
+    """The Ed25519 key in a peer id; None for any other kind of id: nobody in this network has one."""
+    if len(from_id) != ED25519_ID_BYTES or not from_id.startswith(ED25519_ID):
+        return None
+    key = from_id[len(ED25519_ID) :]
+    return None if is_weak(key) else key
+
+
+def is_signed(message: Any) -> bool:
+    """Whether the pubsub message was signed by the peer it names as its origin.   [DISC-13]"""
+    key = origin_key(message.from_id)
+    if key is None or len(message.seqno) != SEQNO_BYTES:
+        return False
+    bare = rpc_pb2.Message(from_id=message.from_id, data=message.data, seqno=message.seqno, topicIDs=message.topicIDs)
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(message.signature, SIGNING_PREFIX + bare.SerializeToString())
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+class RecordPubsub(Pubsub):  # type: ignore[misc]  # libp2p is untyped to us
+    """Reads neighbours' RPCs and lets through what the intake accepts."""
+
+    def __init__(self, host: Any, router: Any, *, topics: frozenset[str], intake: Intake) -> None:
+        super().__init__(
+            host,
+            router,
+            strict_signing=True,
+            seen_ttl=120,
+            max_subscriptions_per_rpc=2 * len(topics),
+            max_subscriptions_per_peer=len(topics),
+            max_inbound_rpc_size=MAX_RPC_BYTES,
+            allowed_topics=topics,
+        )
+        self._topics = topics
+        self._intake = intake
+
+    async def continuously_read_stream(self, stream: Any) -> None:
+        """Read a neighbour's RPCs until its stream ends; one that is too long or does not parse ends it.   [DISC-14]"""
+        neighbour = stream.muxed_conn.peer_id
+        try:
+            while self.manager.is_running:
+                rpc = rpc_pb2.RPC()
+                rpc.ParseFromString(await read_varint_prefixed_bytes_limited(stream, MAX_RPC_BYTES))
+                await self._handle(neighbour, rpc)
+        except (MessageTooLarge, DecodeError):
+            self._intake.counters.add("gossip rpc broken")
+            self._intake.strike(PeerId(neighbour.to_base58()), BROKEN_RPC_STRIKES)
+            await stream.reset()
+        except (StreamError, IOException, RawConnError):
+            return  # the stream or its connection ended
+
+    async def _handle(self, neighbour: Any, rpc: Any) -> None:
+        if self._intake.is_banned(PeerId(neighbour.to_base58())):
+            return
+        for message in rpc.publish[:MAX_MESSAGES_PER_RPC]:
+            await self.push_msg(neighbour, message)
+        if len(rpc.subscriptions) <= self.max_subscriptions_per_rpc:
+            for subscription in rpc.subscriptions:
+                self.handle_subscription(neighbour, subscription)
+        if rpc.HasField("control"):
+            await self.router.handle_rpc(rpc, neighbour)
+
+    async def push_msg(self, msg_forwarder: Any, msg: Any) -> None:
+        """Relay our own messages and the neighbours' accepted ones.   [DISC-15]"""
+        if msg_forwarder != self.my_id and not self._accepts(msg_forwarder, msg):
+            return
+        self._mark_msg_seen(msg)
+        await self.router.publish(msg_forwarder, msg)
+
+    def _accepts(self, neighbour: Any, message: Any) -> bool:
+        """Cheapest check first; what was judged is remembered, so that copies of it cost little.   [DISC-15]"""
+        peer, intake = PeerId(neighbour.to_base58()), self._intake
+        if not intake.admits(peer) or not self._is_news(message):
+            return False
+        topic, scorer = message.topicIDs[0], self.router.scorer
+        if scorer.is_graylisted(neighbour, [topic]) or not intake.may_verify():
+            return False
+        if not is_signed(message):
+            intake.counters.add("gossip unsigned")
+            intake.strike(peer, 1.0)
+            scorer.on_invalid_message(neighbour, topic)
+            return False
+        if not intake.admits_origin(PeerId(ID(message.from_id).to_base58()), topic):
+            return False
+        self._mark_msg_seen(message)
+        verdict = intake.offer(message.data, peer)
+        if verdict == "accept":
+            scorer.on_first_delivery(neighbour, topic)
+        elif verdict == "reject":
+            scorer.on_invalid_message(neighbour, topic)
+        return verdict == "accept"
+
+    def _is_news(self, message: Any) -> bool:
+        """On exactly one of our topics, not seen before, not our own come back."""
+        if len(message.topicIDs) != 1 or message.topicIDs[0] not in self._topics:
+            self._intake.counters.add("gossip other topic")
+            return False
+        return message.from_id != self.my_id.to_bytes() and not self._is_msg_seen(message)
+
+
+class RecordRouter(GossipSub):  # type: ignore[misc]  # libp2p is untyped to us
+    """GossipSub that looks at a bounded part of each control message."""
+
+    topics: frozenset[str]
+    ip_of: Callable[[PeerId], str]
+    """Set by the gossip service before it runs; the library's constructor leaves no room for them."""
+
+    async def handle_rpc(self, rpc: Any, sender_peer_id: Any) -> None:
+        """Act on the part of a control message that concerns us.   [DISC-16]"""
+        bounded = rpc_pb2.RPC()
+        bounded.control.CopyFrom(self._bounded(rpc.control))
+        await super().handle_rpc(bounded, sender_peer_id)
+
+    def _bounded(self, control: Any) -> Any:
+        kept = rpc_pb2.ControlMessage()
+        for ihave in control.ihave[:MAX_CONTROLS]:
+            if ihave.topicID in self.topics:
+                kept.ihave.add(topicID=ihave.topicID, messageIDs=ihave.messageIDs[:MAX_IDS_PER_CONTROL])
+        wanted = dict.fromkeys(
+            id_ for iwant in control.iwant[:MAX_CONTROLS] for id_ in iwant.messageIDs[:MAX_IDS_PER_CONTROL]
+        )
+        if wanted:
+            kept.iwant.add(messageIDs=list(wanted)[:MAX_IDS_PER_CONTROL])
+        for graft in control.graft[:MAX_CONTROLS]:
+            if graft.topicID in self.topics:
+                kept.graft.add(topicID=graft.topicID)
+        for prune in control.prune[:MAX_CONTROLS]:
+            if prune.topicID in self.topics:
+                kept.prune.add(topicID=prune.topicID, backoff=min(prune.backoff, MAX_BACK_OFF_S))
+        for unwanted in control.idontwant[:MAX_CONTROLS]:
+            kept.idontwant.add(messageIDs=unwanted.messageIDs[:MAX_IDS_PER_CONTROL])
+        return kept
+
+    async def on_peer_subscribed(self, peer_id: Any, topic: str) -> None:
+        """Leave grafting to the next heartbeat, which sends one message a peer for all shards."""
+
+    async def _emit_idontwant_for_message(self, msg_id: bytes, topic_ids: Any) -> None:
+        """Send none: a record is about as small as the message that would keep it away."""
+
+    def _track_peer_ip(self, peer_id: Any) -> None:
+        """Count peers of one public address; the library looks before the address is there."""
+        ip = self.ip_of(PeerId(peer_id.to_base58()))
+        if subnet_of(ip) is not None:
+            self.scorer.add_peer_ip(peer_id, ip)
