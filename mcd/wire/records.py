@@ -1,8 +1,8 @@
 r"""Provider records: sign our own, and open another's while spending as little as possible on a bad one.
 
 A signed record is ``public_key 32 | signature 64 | body``, at most MAX_RECORD_BYTES. Anyone may send us one at
-gossip speed, so the checks run from cheap to dear and the signature (110 us of a total of 125) comes last: a forger pays for a
-well-formed, fresh, addressed record before he costs us that.   [REC-20]
+gossip speed, so the checks run from cheap to dear and the signature comes last (110 us of 125): a forger pays for
+a well-formed, fresh, addressed record before he costs us that.   [REC-20]
 """
 
 from __future__ import annotations
