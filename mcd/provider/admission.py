@@ -1,1 +1,153 @@
-"""Admission: accept, queue or refuse one request, pure."""
+"""Admission: accept, queue or refuse one request, pure.
+
+Refusing at once is the kindest answer an overloaded provider has: the entry asks the next candidate one round trip
+later, while a request that waits in vain costs its user seconds. So what cannot start within MAX_QUEUE_S is refused,
+and every refusal says when asking again makes sense. Nothing here sees content: sizes, counts and speeds only.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from mcd.ports import EngineStatus
+from mcd.units import Seconds
+from mcd.wire.messages import MAX_QUEUE_MS, MAX_RETRY_AFTER_MS, Accepted, Refused, RefuseReason
+from mcd.wire.payload import MAX_CHOICES
+
+MAX_QUEUE_S = 10.0
+"""Longest announced wait. Beyond it another provider, or a polite no, serves the user better."""
+BYTES_PER_TOKEN = 4
+"""Sealed bytes per prompt token, for estimating prefill: English text; JSON and padding make it an upper bound."""
+MAX_BYTES_PER_TOKEN = 64
+"""More sealed bytes per token of context than any tokenizer can fill, JSON escapes included."""
+BODY_ALLOWANCE_BYTES = 65_536
+"""Room for parameters and tool schemas besides the prompt."""
+TYPICAL_OUTPUT_TOKENS = 256
+"""Assumed answer length when the request sets none (median of public traces: 211)."""
+MIN_TOKENS_PER_S = 1.0
+"""Floor under measured speeds, so that a starting engine does not divide by zero."""
+RETRY_RESTART_S = 2.0
+"""A crashed engine is back within this, model loading aside."""
+RETRY_DOWN_S = 60.0
+"""An engine that gave up needs its operator."""
+SERVICE_WEIGHT = 0.2
+"""Weight of a new observation in the mean time a request holds its slot."""
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """The sizes of one request, all that may be known of it."""
+
+    n_sealed_bytes: int
+    max_output_tokens: int
+    resume_from: int = 0
+
+
+class Load(msgspec.Struct, frozen=True):
+    """Exchanges open here now, counted by the server itself; an engine's own counts lag behind."""
+
+    n_running: int
+    """Handed to the engine and not ended."""
+    n_waiting: int
+    """Accepted, waiting for a place in the engine."""
+    n_of_peer: int
+    """Open from the asking peer, this one not counted."""
+
+
+class Accept(msgspec.Struct, frozen=True):
+    """Yes; work begins after about ``queue_s``."""
+
+    position: int
+    """Requests ahead in the queue; 0 starts now."""
+    queue_s: Seconds
+
+    def message(self) -> Accepted:
+        """As it is sent."""
+        return Accepted(min(self.position, 65_535), min(MAX_QUEUE_MS, math.ceil(self.queue_s * 1000)))
+
+
+class Refuse(msgspec.Struct, frozen=True):
+    """No, before any work."""
+
+    reason: RefuseReason
+    retry_after_s: Seconds = 0.0
+    """0 where asking again is pointless."""
+
+    def message(self) -> Refused:
+        """As it is sent."""
+        return Refused(int(self.reason), min(MAX_RETRY_AFTER_MS, math.ceil(self.retry_after_s * 1000)))
+
+
+Decision = Accept | Refuse
+
+
+class Admission:
+    """Who may use one engine. Owner: `mcd.provider.serve`, one for each engine."""
+
+    def __init__(self, max_running: int, max_waiting: int, per_peer: int) -> None:
+        """Set the limits.
+
+        Args:
+            max_running: Requests in the engine at once, its slots.
+            max_waiting: Accepted requests beyond those.
+            per_peer: Most of both together for one entry, so that one cannot take every place.
+        """
+        self.max_running = max(1, max_running)
+        self.max_waiting = max_waiting
+        self.per_peer = per_peer
+        self.is_stopping = False
+        """Set on shutdown: running requests end, new ones are refused."""
+        self._service_s: Seconds | None = None
+
+    def observe(self, service_s: Seconds) -> None:
+        """A request held its slot for this long."""
+        old = self._service_s
+        self._service_s = service_s if old is None else old + SERVICE_WEIGHT * (service_s - old)
+
+    def decide(self, status: EngineStatus | None, load: Load, ask: Ask) -> Decision:
+        """Accept with a place and a wait, or refuse with a reason; ``status`` is None when nobody serves the digest."""
+        if status is None:
+            return Refuse(RefuseReason.MODEL_UNKNOWN)
+        if self.is_stopping or status.state == "stopped":
+            return Refuse(RefuseReason.SHUTTING_DOWN)
+        if status.state != "ready":
+            return Refuse(RefuseReason.LOADING, _retry_loading_s(status))
+        if is_too_large(status, ask):
+            return Refuse(RefuseReason.TOO_LARGE)
+        service_s = self.service_s(status, ask)
+        if load.n_of_peer >= self.per_peer:
+            return Refuse(RefuseReason.PEER_LIMIT, self._slot_wait_s(1, service_s))
+        n_free = self.max_running - load.n_running
+        if load.n_waiting < n_free:
+            return Accept(position=0, queue_s=0.0)
+        n_ahead = load.n_waiting - max(0, n_free)
+        queue_s = self._slot_wait_s(n_ahead + 1, service_s)
+        if load.n_waiting >= self.max_waiting or queue_s > MAX_QUEUE_S:
+            return Refuse(RefuseReason.BUSY, max(self._slot_wait_s(1, service_s), queue_s - MAX_QUEUE_S))
+        return Accept(position=n_ahead + 1, queue_s=queue_s)
+
+    def service_s(self, status: EngineStatus, ask: Ask) -> Seconds:
+        """How long a request holds a slot: as observed lately, else from the engine's measured speeds."""
+        if self._service_s is not None:
+            return self._service_s
+        n_output_tokens = min(ask.max_output_tokens or TYPICAL_OUTPUT_TOKENS, TYPICAL_OUTPUT_TOKENS)
+        prefill_s = ask.n_sealed_bytes / BYTES_PER_TOKEN / max(MIN_TOKENS_PER_S, status.prefill_tokens_per_s)
+        return prefill_s + n_output_tokens / max(MIN_TOKENS_PER_S, status.output_tokens_per_s)
+
+    def _slot_wait_s(self, n_slots_needed: int, service_s: Seconds) -> Seconds:
+        """Expected wait until that many slots have come free: with S requests running, one ends every service/S."""
+        return n_slots_needed * service_s / self.max_running
+
+
+def is_too_large(status: EngineStatus, ask: Ask) -> bool:
+    """Whether no tokenizer could fit this into the model's context. The engine judges the real count."""
+    max_bytes = BODY_ALLOWANCE_BYTES + MAX_BYTES_PER_TOKEN * status.n_ctx
+    max_tokens = MAX_CHOICES * status.n_ctx  # the limit covers all choices of a request
+    return ask.n_sealed_bytes > max_bytes or max(ask.max_output_tokens, ask.resume_from) > max_tokens
+
+
+def _retry_loading_s(status: EngineStatus) -> Seconds:
+    if status.state == "loading":
+        return max(RETRY_RESTART_S, status.load_ms / 1000)
+    return RETRY_RESTART_S if status.state == "restarting" else RETRY_DOWN_S

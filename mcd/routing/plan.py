@@ -1,0 +1,196 @@
+"""The plan: the providers of a model in the order in which to ask them, each with the reasons.
+
+An alias may stand for several files (digests): the one with most providers is asked first, and a request may name
+one as ``alias@sha256:<first hex digits>``. Nothing is ever answered by a model that was not asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from random import Random
+
+import msgspec
+
+from mcd.errors import ModelNotFoundError, NoProviderError, UnsupportedError
+from mcd.ids import ModelAlias, ModelDigest, PeerId
+from mcd.routing.estimate import Estimates, Facts, Prediction
+from mcd.routing.health import Health, Standing
+from mcd.routing.snapshot import Offer, Snapshot
+from mcd.units import Seconds
+from mcd.wire.messages import ModelOffer
+
+NEAR_EQUAL = 1.1
+"""Candidates within this factor of the best are shuffled: many entries with one view must not pick one provider."""
+MAX_CANDIDATES = 64
+"""Longest plan; nobody tries more, and the prediction of each costs 5 us."""
+DEFAULT_RETRY_S = 2.0
+"""When nothing is known about when a provider will be usable again."""
+
+_NAMED = re.compile(r"(?P<alias>[^@]{1,96})(?:@sha256:(?P<digest>[0-9a-f]{8,64}))?\Z")
+
+
+class Want(msgspec.Struct, frozen=True):
+    """What a request needs from a provider."""
+
+    model: str
+    """As the user typed it: alias, or alias@sha256:hex."""
+    n_prompt_tokens: int = 0
+    n_output_tokens: int = 0
+    """Expected sizes; estimates, used for time only."""
+    capabilities: frozenset[str] = frozenset()
+    digest: ModelDigest | None = None
+    """Only this very file, under whatever alias: set when an answer has begun and must be continued."""
+    exclude: frozenset[PeerId] = frozenset()
+    """Already tried for this request."""
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What we know of the providers ourselves."""
+
+    estimates: Estimates
+    health: Health
+    links: Mapping[PeerId, Seconds | None] = {}
+    """Round trip of each live connection; None when not measured yet."""
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """One provider of a plan, with every part of its predicted time."""
+
+    peer_id: PeerId
+    name: str
+    model: ModelOffer
+    addresses: tuple[str, ...]
+    facts: Facts
+    prediction: Prediction
+    is_own: bool = False
+    not_before: Seconds = 0.0
+    why: str = ""
+    """Notes for people, joined by commas."""
+
+    @property
+    def digest(self) -> ModelDigest:
+        """Which file it serves."""
+        return ModelDigest(self.model.digest)
+
+
+def plan(snapshot: Snapshot, want: Want, known: Known, now: Seconds, random: Random) -> tuple[Candidate, ...]:
+    """Order the usable providers by predicted time, files by how many serve them.
+
+    Args:
+        snapshot: What everybody offers.
+        want: What the request needs.
+        known: Learned numbers, breakers and links.
+        now: Monotonic seconds.
+        random: Breaks ties among near-equals.
+
+    Raises:
+        ModelNotFoundError: Nobody offers the model.
+        UnsupportedError: Nobody offers it with the capabilities asked for.
+        NoProviderError: It is offered, but none may be asked now; says when to retry.
+    """
+    everyone = candidates(snapshot, want, known, now)
+    usable = [candidate for candidate in everyone if candidate.not_before <= now]
+    if not usable:
+        waits = [candidate.not_before - now for candidate in everyone]
+        retry_after_s = min(waits, default=DEFAULT_RETRY_S)
+        raise NoProviderError(
+            f"every provider of this model is busy or failing; retry in {retry_after_s:.0f} s (mcd route --explain)",
+            retry_after_s=retry_after_s,
+        )
+    best_digest = usable[0].digest
+    n_near = _count_near(usable, best_digest)
+    near = usable[:n_near]
+    random.shuffle(near)
+    return tuple((near + usable[n_near:])[:MAX_CANDIDATES])
+
+
+def candidates(snapshot: Snapshot, want: Want, known: Known, now: Seconds) -> tuple[Candidate, ...]:
+    """Every provider of the model, those that have to wait included, in the order of `plan` before ties are broken.
+
+    Raises:
+        ModelNotFoundError, UnsupportedError: As `plan`.
+    """
+    ranked: list[Candidate] = []
+    for group in _groups(snapshot, want):
+        judged = [_judge(offer, want, known, now) for offer in group if offer.peer_id not in want.exclude]
+        judged.sort(key=lambda candidate: (candidate.prediction.total_s, candidate.peer_id))
+        ranked += judged
+    return tuple(sorted(ranked, key=lambda candidate: candidate.not_before > now))
+
+
+def preferred_digests(offers: tuple[Offer, ...]) -> tuple[ModelDigest, ...]:
+    """The files behind an alias: most providers first, then the lowest digest, so that all entries agree."""
+    counts: dict[ModelDigest, int] = {}
+    for offer in offers:
+        digest = ModelDigest(offer.model.digest)
+        counts[digest] = counts.get(digest, 0) + 1
+    return tuple(sorted(counts, key=lambda digest: (-counts[digest], digest)))
+
+
+def _groups(snapshot: Snapshot, want: Want) -> list[tuple[Offer, ...]]:
+    if want.digest is not None:
+        offers = snapshot.by_digest.get(want.digest, ())
+        digests: tuple[ModelDigest, ...] = (want.digest,)
+    else:
+        match = _NAMED.match(want.model)
+        offers = snapshot.by_alias.get(ModelAlias(match["alias"]), ()) if match else ()
+        prefix = (match["digest"] or "") if match else ""
+        offers = tuple(offer for offer in offers if offer.model.digest.hex().startswith(prefix))
+        digests = preferred_digests(offers)
+    if not offers:
+        raise ModelNotFoundError("no peer offers this model; `mcd models` lists what is served now", param="model")
+    capable = tuple(offer for offer in offers if want.capabilities <= set(offer.model.capabilities))
+    if not capable:
+        missing = sorted(want.capabilities - {name for offer in offers for name in offer.model.capabilities})
+        raise UnsupportedError(f"no provider of this model offers {', '.join(missing) or 'all of that together'}")
+    return [tuple(offer for offer in capable if offer.model.digest == digest) for digest in digests]
+
+
+def _judge(offer: Offer, want: Want, known: Known, now: Seconds) -> Candidate:
+    model = offer.model
+    standing = known.health.standing(offer.peer_id, ModelDigest(model.digest), now)
+    facts = facts_of(offer, standing, known.links)
+    prediction = known.estimates.predict(facts, want.n_prompt_tokens, want.n_output_tokens, now)
+    notes = prediction.notes
+    if standing.why:
+        notes = (*notes, f"{standing.why} for {standing.not_before - now:.1f} s")
+    return Candidate(
+        peer_id=offer.peer_id,
+        name=offer.record.name,
+        model=model,
+        addresses=offer.record.addresses,
+        facts=facts,
+        prediction=prediction,
+        is_own=offer.is_own,
+        not_before=standing.not_before,
+        why=", ".join(notes),
+    )
+
+
+def facts_of(offer: Offer, standing: Standing, links: Mapping[PeerId, Seconds | None]) -> Facts:
+    """What an offer claims, and what our connections and past exchanges add to it."""
+    return Facts(
+        peer_id=offer.peer_id,
+        digest=ModelDigest(offer.model.digest),
+        claimed_prefill_tokens_per_s=offer.model.prefill_tokens_per_s,
+        claimed_output_tokens_per_s=offer.model.output_tokens_per_s,
+        n_slots=offer.model.n_slots,
+        load_s=offer.model.load_ms / 1000,
+        rtt_s=links.get(offer.peer_id),
+        is_linked=offer.peer_id in links,
+        is_suspect=offer.is_suspect,
+        is_own=offer.is_own,
+        fail_fraction=standing.fail_fraction,
+    )
+
+
+def _count_near(usable: list[Candidate], digest: ModelDigest) -> int:
+    limit_s = usable[0].prediction.total_s * NEAR_EQUAL
+    n_near = 0
+    while n_near < len(usable):
+        candidate = usable[n_near]
+        if candidate.digest != digest or candidate.prediction.total_s > limit_s:
+            break
+        n_near += 1
+    return n_near
