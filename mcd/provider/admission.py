@@ -106,15 +106,19 @@ class Admission:
         self._service_s = service_s if old is None else old + SERVICE_WEIGHT * (service_s - old)
 
     def decide(self, status: EngineStatus | None, load: Load, ask: Ask) -> Decision:
-        """Accept with a place and a wait, or refuse with a reason; ``status`` is None when nobody serves the digest."""
-        if status is None:
-            return Refuse(RefuseReason.MODEL_UNKNOWN)
-        if self.is_stopping or status.state == "stopped":
+        """Accept with a place and a wait, or refuse; ``status`` is None when no engine here serves the digest."""
+        return self._refuse_outright(status, ask) or self._find_place(status, load, ask)
+
+    def _refuse_outright(self, status: EngineStatus | None, ask: Ask) -> Refuse | None:
+        if self.is_stopping:
             return Refuse(RefuseReason.SHUTTING_DOWN)
+        if status is None or status.state == "stopped":
+            return Refuse(RefuseReason.MODEL_UNKNOWN)
         if status.state != "ready":
             return Refuse(RefuseReason.LOADING, _retry_loading_s(status))
-        if is_too_large(status, ask):
-            return Refuse(RefuseReason.TOO_LARGE)
+        return Refuse(RefuseReason.TOO_LARGE) if is_too_large(status, ask) else None
+
+    def _find_place(self, status: EngineStatus, load: Load, ask: Ask) -> Decision:
         service_s = self.service_s(status, ask)
         if load.n_of_peer >= self.per_peer:
             return Refuse(RefuseReason.PEER_LIMIT, self._slot_wait_s(1, service_s))
