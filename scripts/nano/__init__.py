@@ -1,0 +1,1 @@
+"""Trains the embedded model `modelcloud-nano`: corpus, tokenizer, transformer, GGUF export."""
