@@ -107,16 +107,15 @@ class Admission:
 
     def decide(self, status: EngineStatus | None, load: Load, ask: Ask) -> Decision:
         """Accept with a place and a wait, or refuse; ``status`` is None when no engine here serves the digest."""
-        return self._refuse_outright(status, ask) or self._find_place(status, load, ask)
-
-    def _refuse_outright(self, status: EngineStatus | None, ask: Ask) -> Refuse | None:
         if self.is_stopping:
             return Refuse(RefuseReason.SHUTTING_DOWN)
         if status is None or status.state == "stopped":
             return Refuse(RefuseReason.MODEL_UNKNOWN)
         if status.state != "ready":
             return Refuse(RefuseReason.LOADING, _retry_loading_s(status))
-        return Refuse(RefuseReason.TOO_LARGE) if is_too_large(status, ask) else None
+        if is_too_large(status, ask):
+            return Refuse(RefuseReason.TOO_LARGE)
+        return self._find_place(status, load, ask)
 
     def _find_place(self, status: EngineStatus, load: Load, ask: Ask) -> Decision:
         service_s = self.service_s(status, ask)
