@@ -69,6 +69,27 @@ class UnknownUrlError(UserError):
     http_status = 404
 
 
+class MethodError(UserError):
+    """The endpoint exists, but not for this HTTP method."""
+
+    code = "method_not_allowed"
+    http_status = 405
+
+
+class MediaTypeError(UserError):
+    """The body is not uncompressed application/json; browsers can send anything else cross-site without asking."""
+
+    code = "unsupported_media_type"
+    http_status = 415
+
+
+class SlowClientError(UserError):
+    """The client did not send its request, or did not take its answer, in time."""
+
+    code = "request_timeout"
+    http_status = 408
+
+
 class TooLargeError(UserError):
     """The HTTP body exceeds the limit."""
 

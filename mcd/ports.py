@@ -367,8 +367,19 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     counters: dict[str, int]
 
 
+class Check(msgspec.Struct, frozen=True):
+    """One line of `mcd doctor`."""
+
+    check: str
+    """What was looked at, e.g. ``engine seccomp``."""
+    state: Literal["ok", "warn", "fail"]
+    detail: str
+    """What was found and, unless ok, what to do."""
+
+
 __all__ = [
     "AnswerEvent",
+    "Check",
     "Clock",
     "DaemonStatus",
     "Engine",

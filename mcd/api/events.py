@@ -26,6 +26,8 @@ class Answering(msgspec.Struct, frozen=True):
     n_prompt_tokens: int
     price_prompt: int
     price_output: int
+    model_digest: bytes = b""
+    """SHA-256 of the GGUF that answers; becomes OpenAI's system_fingerprint. Empty when unknown."""
 
 
 AnswerEvent = Waiting | Answering | Delta | Final

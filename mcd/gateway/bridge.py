@@ -1,0 +1,288 @@
+"""The one seam between asyncio and trio: both run in this thread, trio as asyncio's guest.
+
+One thread means no locks: either side may call the other's synchronous functions (`trio.CancelScope.cancel`,
+`trio.Event.set`, `asyncio.Future.set_result`) directly, and the other loop wakes up by itself. Everything else stays
+on its own side. The seam is three calls wide (open, batch, cancel), so that the mesh could become a process of
+its own without a change above. asyncio owns the signals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections import deque
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+import outcome
+import trio
+
+from mcd.api.events import AnswerEvent
+from mcd.api.request import ChatRequest
+from mcd.errors import LocalError, McdError, NoProviderError
+from mcd.ports import Entry
+
+MAX_QUEUED_EVENTS = 512
+"""Events waiting for a slow HTTP client; then the mesh's reader pauses and, through it, the provider."""
+MAX_OPEN_ANSWERS = 1024
+"""Requests of all HTTP clients together."""
+BUSY_RETRY_S = 1.0
+
+T = TypeVar("T")
+
+
+class BridgeStats(msgspec.Struct, frozen=True):
+    """What crosses the seam now."""
+
+    n_open: int
+    n_queued_events: int
+
+
+class Answer:
+    """One answer on its way from trio to asyncio. Owner: the HTTP handler, which leaves its context when done."""
+
+    def __init__(self) -> None:
+        self._events: deque[AnswerEvent] = deque()
+        self._reader: asyncio.Future[None] | None = None
+        self._has_space: trio.Event | None = None
+        self._scope = trio.CancelScope()
+        self._is_ended = False
+        self._error: McdError | None = None
+
+    # --- asyncio's side --------------------------------------------------------------------------------------
+
+    async def batch(self, timeout_s: float) -> list[AnswerEvent] | None:
+        """Wait for events and take all there are; ``[]`` at the end, None when ``timeout_s`` passed with none.
+
+        Raises:
+            McdError: The answer failed; everything before the failure has been returned.
+        """
+        if not self._events and not self._is_ended:
+            await self._wait(timeout_s)
+        if self._events:
+            return self._take()
+        if not self._is_ended:
+            return None
+        if self._error is not None:
+            raise self._error
+        return []
+
+    def cancel(self) -> None:
+        """Stop the answer at once, through to the provider's slot. Idempotent."""
+        self._scope.cancel()
+
+    def fail(self, error: McdError) -> None:
+        """End the answer with an error that its handler will report, and stop it."""
+        self._end(error)
+        self.cancel()
+
+    def __enter__(self) -> Answer:
+        """Nothing to do: opened by `Bridge.open`."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Cancel whatever still runs: the client left, or the handler failed."""
+        self.cancel()
+
+    async def _wait(self, timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._reader = reader = loop.create_future()
+        timer = loop.call_later(timeout_s, _wake, reader)
+        try:
+            await reader
+        finally:
+            timer.cancel()
+            self._reader = None
+
+    def _take(self) -> list[AnswerEvent]:
+        events = list(self._events)
+        self._events.clear()
+        if self._has_space is not None:
+            self._has_space.set()
+        return events
+
+    # --- trio's side -----------------------------------------------------------------------------------------
+
+    async def carry(self, entry: Entry, request: ChatRequest) -> None:
+        """Run the request and put its events; never raises but for cancellation from outside."""
+        with self._scope:
+            try:
+                async with entry.answer(request) as events:
+                    async for event in events:
+                        await self._put(event)
+            except McdError as error:
+                self._end(error)
+            except Exception:  # noqa: BLE001 - a supervision loop: a bug in one request must not end all others
+                self._end(LocalError("an internal error ended this request"))
+        self._end(None)
+
+    async def _put(self, event: AnswerEvent) -> None:
+        while len(self._events) >= MAX_QUEUED_EVENTS:
+            self._has_space = trio.Event()
+            await self._has_space.wait()
+        self._events.append(event)
+        if self._reader is not None:
+            _wake(self._reader)
+
+    # --- both ------------------------------------------------------------------------------------------------
+
+    def _end(self, error: McdError | None) -> None:
+        """Set the outcome; the first one counts."""
+        if self._is_ended:
+            return
+        self._is_ended = True
+        self._error = error
+        if self._reader is not None:
+            _wake(self._reader)
+
+    @property
+    def n_queued(self) -> int:
+        """Events put and not yet taken."""
+        return len(self._events)
+
+
+class Started(Protocol):
+    """What `trio.Nursery.start` passes to be told that a task is up."""
+
+    def started(self) -> None:
+        """Let the starter go on."""
+        ...
+
+
+class Bridge:
+    """Runs requests of asyncio's HTTP handlers as trio tasks."""
+
+    def __init__(self, entry: Entry) -> None:
+        self._entry = entry
+        self._nursery: trio.Nursery | None = None
+        self._open: set[Answer] = set()
+
+    async def run(self, task_status: Started = trio.TASK_STATUS_IGNORED) -> None:
+        """Hold the requests' nursery until cancelled; a trio task of the daemon."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
+
+    def open(self, request: ChatRequest) -> Answer:
+        """Start a request from asyncio's side; leave the returned context to cancel it.
+
+        Raises:
+            NoProviderError: The daemon is starting or stopping, or MAX_OPEN_ANSWERS are open.
+        """
+        if self._nursery is None:
+            raise NoProviderError("this peer is starting or stopping; try again", retry_after_s=BUSY_RETRY_S)
+        if len(self._open) >= MAX_OPEN_ANSWERS:
+            raise NoProviderError("this peer has too many requests open; try again", retry_after_s=BUSY_RETRY_S)
+        answer = Answer()
+        self._open.add(answer)
+        self._nursery.start_soon(self._carry, answer, request)
+        return answer
+
+    def fail_all(self, error: McdError) -> None:
+        """End every open answer so that its HTTP client hears why; the first step of stopping."""
+        for answer in tuple(self._open):
+            answer.fail(error)
+
+    def stats(self) -> BridgeStats:
+        """A snapshot for status and metrics."""
+        return BridgeStats(len(self._open), sum(answer.n_queued for answer in self._open))
+
+    async def _carry(self, answer: Answer, request: ChatRequest) -> None:
+        try:
+            await answer.carry(self._entry, request)
+        finally:
+            self._open.discard(answer)
+            # Only when cancelled from outside, by the daemon's end, has the answer no outcome yet.
+            answer.fail(NoProviderError("this peer is stopping; try again", retry_after_s=BUSY_RETRY_S))
+
+
+def _wake(reader: asyncio.Future[None]) -> None:
+    if not reader.done():
+        reader.set_result(None)
+
+
+def _forget(handle: asyncio.Handle) -> None:
+    """Drop a handle where trio expects a function of no result."""
+
+
+# --- running both loops --------------------------------------------------------------------------------------
+
+GuestMain = Callable[[Callable[[T], None]], Awaitable[None]]
+"""trio's main task: builds the daemon, calls its argument once with what the host needs, runs until cancelled."""
+HostMain = Callable[[T, asyncio.Event], Awaitable[None]]
+"""asyncio's main task: serves until the event is set (a signal, or the guest's end), then closes and returns."""
+
+
+def run_guest(guest_main: GuestMain[T], host_main: HostMain[T]) -> None:
+    """Run trio inside asyncio until SIGINT, SIGTERM, or either side ends; the host always closes first.
+
+    A second signal finds the default handlers again and ends the process at once.
+
+    Raises:
+        Whatever the guest or the host raised.
+    """
+    asyncio.run(_Loops(guest_main, host_main).run())
+
+
+class _Loops:
+    """The two main tasks and how one's end becomes the other's."""
+
+    def __init__(self, guest_main: GuestMain[Any], host_main: HostMain[Any]) -> None:
+        self._guest_main = guest_main
+        self._host_main = host_main
+        self._scope = trio.CancelScope()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._ready: asyncio.Future[Any] = loop.create_future()
+        self._guest_end: asyncio.Future[None] = loop.create_future()
+        self._own_signals(loop)
+        trio.lowlevel.start_guest_run(
+            self._guest,
+            run_sync_soon_threadsafe=lambda call: _forget(loop.call_soon_threadsafe(call)),
+            run_sync_soon_not_threadsafe=lambda call: _forget(loop.call_soon(call)),
+            done_callback=self._guest_done,
+            host_uses_signal_set_wakeup_fd=True,
+        )
+        try:
+            await self._host()
+        finally:
+            self._scope.cancel()
+            await self._guest_end
+
+    async def _host(self) -> None:
+        stopped = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({self._ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if self._ready.done():
+            await self._host_main(self._ready.result(), self._stop)
+
+    async def _guest(self) -> None:
+        with self._scope:
+            await self._guest_main(self._ready.set_result)
+
+    def _guest_done(self, result: outcome.Outcome[None]) -> None:
+        self._stop.set()
+        if isinstance(result, outcome.Error):
+            self._guest_end.set_exception(result.error)
+        else:
+            self._guest_end.set_result(None)
+
+    def _own_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal, loop)
+
+    def _on_signal(self, loop: asyncio.AbstractEventLoop) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        self._stop.set()

@@ -1,0 +1,123 @@
+"""A scripted `mcd.ports.Entry`: plays events at a pace, stalls, fails, and remembers what was cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from mcd.api.events import Answering, AnswerEvent, Waiting
+from mcd.api.request import ChatRequest
+from mcd.errors import McdError, ModelNotFoundError
+from mcd.ids import ModelDigest, PeerId
+from mcd.ports import ModelCard, PeerCard, RouteTerm
+from mcd.wire.payload import Delta, Final, ToolCallDelta, Usage
+
+PEER = PeerId("12D3KooWFakePeer1111111111111111111111111111111111")
+DIGEST = ModelDigest(bytes(range(32)))
+MODEL = "modelcloud-nano"
+
+Step = AnswerEvent | float | McdError | Exception
+"""An event to play, seconds to sleep, or an error to raise."""
+
+
+def answering(peer_id: PeerId = PEER) -> Answering:
+    return Answering(
+        peer_id=peer_id,
+        peer_name="fake",
+        model=MODEL,
+        n_prompt_tokens=5,
+        price_prompt=0,
+        price_output=0,
+        model_digest=DIGEST,
+    )
+
+
+def final(n_tokens: int, reasons: tuple[str, ...] = ("stop",)) -> Final:
+    return Final(reasons, Usage(5, n_tokens, 2, 1), b"\0" * 32)
+
+
+def script(*texts: str) -> list[Step]:
+    """An ordinary answer of these deltas."""
+    return [
+        Waiting(queue_s=0.0),
+        answering(),
+        *(Delta(0, text, (i,)) for i, text in enumerate(texts)),
+        final(len(texts)),
+    ]
+
+
+def tool_script() -> list[Step]:
+    return [
+        answering(),
+        Delta(0, "", (1,), tool_calls=(ToolCallDelta(0, "call_a", "get_weather", ""),)),
+        Delta(0, "", (2,), tool_calls=(ToolCallDelta(0, "", "", '{"city":'),)),
+        Delta(0, "", (3,), tool_calls=(ToolCallDelta(0, "", "", '"Bern"}'), ToolCallDelta(1, "call_b", "now", "{}"))),
+        final(3, ("tool_calls",)),
+    ]
+
+
+@dataclass
+class ScriptedEntry:
+    """Plays ``steps`` for every request; ``steps`` may also be chosen by the request."""
+
+    steps: Sequence[Step] | Callable[[ChatRequest], Sequence[Step]] = field(
+        default_factory=lambda: script("Hello", "!")
+    )
+    requests: list[ChatRequest] = field(default_factory=list)
+    n_played: int = 0
+    n_cancelled: int = 0
+    n_running: int = 0
+
+    @asynccontextmanager
+    async def answer(self, request: ChatRequest) -> AsyncIterator[AsyncIterator[AnswerEvent]]:
+        self.requests.append(request)
+        if request.model != MODEL:
+            raise ModelNotFoundError("no peer serves this model", param="model")
+        events = self._play(self.steps(request) if callable(self.steps) else self.steps)
+        self.n_running += 1
+        try:
+            yield events
+        except trio.Cancelled:
+            self.n_cancelled += 1
+            raise
+        finally:
+            self.n_running -= 1
+            with trio.CancelScope(shield=True):
+                await events.aclose()
+
+    async def _play(self, steps: Sequence[Step]) -> AsyncIterator[AnswerEvent]:
+        for step in steps:
+            if isinstance(step, float):
+                await trio.sleep(step)
+            elif isinstance(step, Exception):
+                raise step
+            else:
+                await trio.lowlevel.checkpoint()
+                self.n_played += 1
+                yield step
+
+    def models(self) -> Sequence[ModelCard]:
+        return [
+            ModelCard(
+                alias=MODEL,
+                digest=DIGEST,
+                n_ctx=2048,
+                capabilities=("chat", "tools"),
+                n_providers=2,
+                n_slots=8,
+                best_rtt_s=0.014,
+                price_prompt=0,
+                price_output=0,
+                is_local=True,
+                seen_unix_s=1_790_000_000,
+            )
+        ]
+
+    def peers(self) -> Sequence[PeerCard]:
+        return []
+
+    def route(self, model: str, n_prompt_tokens: int, n_output_tokens: int) -> Sequence[RouteTerm]:
+        raise ModelNotFoundError("no peer serves this model", param="model")
