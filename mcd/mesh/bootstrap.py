@@ -1,0 +1,170 @@
+"""Keep links: to the bootstrap peers for ever, to suggested peers while there is room.   [DISC-70]"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+
+from mcd.errors import ConfigError, McdError
+from mcd.ids import PeerId
+from mcd.mesh.counters import Counters
+from mcd.units import Seconds
+
+FIRST_RETRY_S: Seconds = 1.0
+MAX_RETRY_S: Seconds = 60.0
+"""A dead bootstrap address costs one dial a minute."""
+QUICK_REDIAL_S: Seconds = 0.3
+"""After a loss: a flapping path is back at once, and a restarted daemon within a second."""
+MAX_SUGGESTED_TRIES = 3
+"""A suggested peer that cannot be dialled is dropped; its next record suggests it again."""
+MAX_KEPT_LINKS = 64
+"""Links we dial for ourselves; more only cost heartbeats, requests dial whom they need."""
+MAX_SUGGESTED = 512
+MAX_AT_ONCE = 8
+"""Dials under way: a handshake costs 10 ms of CPU on either side."""
+YIELD_S: Seconds = 2.0
+"""Of two peers that hear of each other at once, the one with the greater id waits this long for the other's dial."""
+
+Connect = Callable[[PeerId, Sequence[str]], Awaitable[None]]
+
+
+class _Target:
+    """A peer we want a link to."""
+
+    __slots__ = ("addresses", "due", "is_bootstrap", "n_tries", "retry_s")
+
+    def __init__(self, addresses: Sequence[str], due: Seconds, *, is_bootstrap: bool) -> None:
+        self.addresses = list(addresses)
+        self.due = due
+        self.is_bootstrap = is_bootstrap
+        self.n_tries = 0
+        self.retry_s = FIRST_RETRY_S
+
+
+def peer_of(address: str) -> PeerId:
+    """The peer id at the end of a bootstrap address.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    head, _, peer = address.rpartition("/p2p/")
+    if not head or not peer:
+        raise ConfigError(f"--bootstrap {address} does not end in /p2p/<peer id>; ask that peer for `mcd id`")
+    return PeerId(peer)
+
+
+class Dialer:
+    """Dials and redials. Owner: the mesh, which runs it under a supervisor and tells it of links."""
+
+    def __init__(self, connect: Connect, *, own_id: PeerId, bootstrap: Sequence[str], counters: Counters) -> None:
+        """Keep what a run needs.
+
+        Args:
+            connect: Dials a peer; raises McdError when it does not answer.
+            own_id: Ours, never dialled.
+            bootstrap: Addresses of known peers, each ending in /p2p/<id>.
+            counters: Where dials are counted.
+
+        Raises:
+            ConfigError: A bootstrap address names no peer.
+        """
+        self._connect = connect
+        self._own_id = own_id
+        self._counters = counters
+        self._linked: set[PeerId] = set()
+        self._dialling: set[PeerId] = set()
+        self._targets: dict[PeerId, _Target] = {}
+        self._wake = trio.Event()
+        self.is_banned: Callable[[PeerId], bool] = lambda _: False
+        for address in bootstrap:
+            peer = peer_of(address)
+            target = self._targets.setdefault(peer, _Target((), 0.0, is_bootstrap=True))
+            target.addresses.append(address)
+        self._targets.pop(own_id, None)
+
+    def suggest(self, peer: PeerId, addresses: Sequence[str]) -> None:
+        """Say where a peer may be found; it is dialled if there is room, and redialled once if lost.   [DISC-72]"""
+        if peer == self._own_id or not addresses:
+            return
+        target = self._targets.get(peer)
+        if target is not None:
+            if not target.is_bootstrap:
+                target.addresses = list(addresses)
+            return
+        if len(self._targets) >= MAX_SUGGESTED:
+            self._counters.add("dial suggestion dropped")
+            return
+        yield_s = 0.0 if self._own_id < peer else YIELD_S
+        self._targets[peer] = _Target(addresses, trio.current_time() + yield_s, is_bootstrap=False)
+        self._wake.set()
+
+    def link_up(self, peer: PeerId) -> None:
+        """Learn of a link."""
+        self._linked.add(peer)
+        target = self._targets.get(peer)
+        if target is not None:
+            target.n_tries, target.retry_s = 0, FIRST_RETRY_S
+
+    def link_down(self, peer: PeerId) -> None:
+        """Learn of a loss: dial once more at once.   [DISC-71]"""
+        self._linked.discard(peer)
+        target = self._targets.get(peer)
+        if target is None:
+            return
+        target.due = trio.current_time() + QUICK_REDIAL_S * (1 + random.random())  # noqa: S311 # spreads the herd
+        if not target.is_bootstrap:
+            target.n_tries = MAX_SUGGESTED_TRIES - 1
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Dial what is due until cancelled."""
+        places = trio.Semaphore(MAX_AT_ONCE)
+        async with trio.open_nursery() as nursery:
+            while True:
+                now = trio.current_time()
+                for peer in [peer for peer, target in self._targets.items() if target.due <= now]:
+                    if self._wants(peer):
+                        await places.acquire()
+                        self._dialling.add(peer)
+                        nursery.start_soon(self._dial, peer, places)
+                self._wake = trio.Event()
+                with trio.move_on_at(self._next_due()):
+                    await self._wake.wait()
+
+    def _wants(self, peer: PeerId) -> bool:
+        target = self._targets.get(peer)
+        if target is None or peer in self._linked or peer in self._dialling:
+            return False
+        if self.is_banned(peer):
+            target.due = trio.current_time() + MAX_RETRY_S
+            return False
+        return target.is_bootstrap or len(self._linked) < MAX_KEPT_LINKS
+
+    def _next_due(self) -> Seconds:
+        """When the next dial is due; linked peers are not waited for."""
+        due = [target.due for peer, target in self._targets.items() if self._wants(peer)]
+        return min(due, default=trio.current_time() + MAX_RETRY_S)
+
+    async def _dial(self, peer: PeerId, places: trio.Semaphore) -> None:
+        target = self._targets[peer]
+        try:
+            await self._connect(peer, target.addresses)
+            target.due = trio.current_time() + FIRST_RETRY_S  # should the link not last
+            self._counters.add("dial ok")
+        except McdError:
+            self._counters.add("dial failed")
+            self._back_off(peer, target)
+        finally:
+            self._dialling.discard(peer)
+            places.release()
+            self._wake.set()
+
+    def _back_off(self, peer: PeerId, target: _Target) -> None:
+        target.n_tries += 1
+        if not target.is_bootstrap and target.n_tries >= MAX_SUGGESTED_TRIES:
+            self._targets.pop(peer, None)
+            return
+        target.due = trio.current_time() + target.retry_s * (0.75 + random.random() / 2)  # noqa: S311
+        target.retry_s = min(2 * target.retry_s, MAX_RETRY_S)
