@@ -140,12 +140,24 @@ class Mesh(Protocol):
         """Be told of the first connection to a peer and of the loss of the last. Called on the trio thread."""
         ...
 
+    def on_records_wanted(self, supply: Callable[[], Sequence[bytes]]) -> None:
+        """Set who names the signed records we hold, newest first; a fresh link is told up to 64 of them."""
+        ...
+
+    def suggest(self, peer_id: PeerId, addresses: Sequence[str]) -> None:
+        """Say where a peer may be found; the mesh keeps links to up to 64 such peers and redials a lost one once."""
+        ...
+
     async def publish(self, record: bytes, digests: Sequence[ModelDigest]) -> None:
         """Gossip our signed record on the shards of ``digests`` (of our peer id when empty)."""
         ...
 
     async def provide(self, digest: ModelDigest) -> None:
         """Tell the DHT that we serve ``digest``; the mesh republishes until told otherwise."""
+        ...
+
+    def withdraw(self, digest: ModelDigest) -> None:
+        """Stop republishing ``digest``; what the DHT holds of it runs out within half an hour."""
         ...
 
     async def find_providers(self, digest: ModelDigest) -> Sequence[PeerId]:

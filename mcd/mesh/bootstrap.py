@@ -94,7 +94,7 @@ class Dialer:
                 target.addresses = list(addresses)
             return
         if len(self._targets) >= MAX_SUGGESTED:
-            self._counters.add("dial suggestion dropped")
+            self._counters.add("dial_suggestion_dropped")
             return
         yield_s = 0.0 if self._own_id < peer else YIELD_S
         self._targets[peer] = _Target(addresses, trio.current_time() + yield_s, is_bootstrap=False)
@@ -152,9 +152,9 @@ class Dialer:
         try:
             await self._connect(peer, target.addresses)
             target.due = trio.current_time() + FIRST_RETRY_S  # should the link not last
-            self._counters.add("dial ok")
+            self._counters.add("dial_ok")
         except McdError:
-            self._counters.add("dial failed")
+            self._counters.add("dial_failed")
             self._back_off(peer, target)
         finally:
             self._dialling.discard(peer)

@@ -109,7 +109,7 @@ class _BoundedKad(KadDHT):  # type: ignore[misc]  # libp2p is untyped to us
         """Serve one inbound stream for at most STREAM_TIMEOUT_S.   [DISC-54]"""
         peer = stream.muxed_conn.peer_id
         if self._n_streams[peer] >= MAX_STREAMS_PER_PEER:
-            self._counters.add("dht stream refused")
+            self._counters.add("dht_stream_refused")
             await stream.reset()
             return
         self._n_streams[peer] += 1
@@ -117,7 +117,7 @@ class _BoundedKad(KadDHT):  # type: ignore[misc]  # libp2p is untyped to us
             with trio.move_on_after(STREAM_TIMEOUT_S) as scope:
                 await super().handle_stream(stream)
             if scope.cancelled_caught:
-                self._counters.add("dht stream timeout")
+                self._counters.add("dht_stream_timeout")
                 await stream.reset()
         finally:
             self._n_streams[peer] -= 1
@@ -137,17 +137,14 @@ class Dht:
         """Digests whose record no peer took yet: a new link is a new chance."""
         self._wake = trio.Event()
         self._linked = trio.Event()
+        self._news: dict[PeerId, bool] = {}
+        """Fresh links not yet acted upon; True when we dialled."""
+        self._news_came = trio.Event()
 
-    async def link_up(self, peer: PeerId, *, is_outbound: bool) -> None:
+    def link_up(self, peer: PeerId, *, is_outbound: bool) -> None:
         """Learn of a link: whom we dialled can be dialled, who dialled us shows that we can.   [DISC-52]"""
-        if is_outbound:
-            await self._kad.routing_table.add_peer(ID.from_base58(peer), skip_server_mode_check=True)
-        else:
-            await self.become_server()
-        self._linked.set()
-        if self._untaken:
-            self._due.update(dict.fromkeys(self._untaken, trio.current_time() + SETTLE_S))
-            self._wake.set()
+        self._news[peer] = is_outbound
+        self._news_came.set()
 
     async def become_server(self) -> None:
         """Answer others' queries from now on."""
@@ -156,6 +153,7 @@ class Dht:
 
     def link_down(self, peer: PeerId) -> None:
         """Forget a peer that is gone; its next link brings it back."""
+        self._news.pop(peer, None)
         self._kad.routing_table.remove_peer(ID.from_base58(peer))
 
     async def provide(self, digest: ModelDigest) -> None:
@@ -172,8 +170,25 @@ class Dht:
     async def run(self) -> None:
         """Join, refresh and republish until cancelled."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow_links)
             nursery.start_soon(self._refresh)
             nursery.start_soon(self._publish)
+
+    async def _follow_links(self) -> None:
+        """Put whom we dialled in the table: connecting alone does not (pitfall 10)."""
+        while True:
+            while self._news:
+                peer, is_outbound = self._news.popitem()
+                if is_outbound:
+                    await self._kad.routing_table.add_peer(ID.from_base58(peer), skip_server_mode_check=True)
+                else:
+                    await self.become_server()
+                self._linked.set()
+                if self._untaken:
+                    self._due.update(dict.fromkeys(self._untaken, trio.current_time() + SETTLE_S))
+                    self._wake.set()
+            self._news_came = trio.Event()
+            await self._news_came.wait()
 
     async def _refresh(self) -> None:
         """Look for our own id and for a random one; peers met on the way fill the table.   [DISC-52]"""
@@ -219,5 +234,5 @@ class Dht:
                 for peer in nearest[:MAX_ASKED]:
                     nursery.start_soon(ask, peer)
         found.pop(PeerId(self._host.get_id().to_base58()), None)
-        self._counters.add("dht found", min(len(found), MAX_FOUND))
+        self._counters.add("dht_found", min(len(found), MAX_FOUND))
         return list(found)[:MAX_FOUND]

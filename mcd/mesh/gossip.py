@@ -128,7 +128,7 @@ class Gossip:
         with trio.move_on_after(READY_TIMEOUT_S):
             await self._ready.wait()
         if self.pubsub is None:
-            self._intake.counters.add("gossip not ready")
+            self._intake.counters.add("gossip_not_ready")
             return
         for shard in sorted(shards):
             await self.pubsub.publish(topic_of(self._network, shard), record)

@@ -38,7 +38,7 @@ MAX_TRACKED = 8192
 
 K = TypeVar("K")
 V = TypeVar("V")
-DropReason = Literal["banned", "neighbour rate", "origin rate"]
+DropReason = Literal["banned", "neighbour_rate", "origin_rate"]
 
 
 class Bucket:
@@ -111,7 +111,7 @@ class Gate:
             return "banned"
         bucket = self._neighbours.touch(neighbour, lambda: Bucket(NEIGHBOUR_MESSAGES_PER_S, NEIGHBOUR_BURST))
         if not bucket.take(now):
-            return "neighbour rate"
+            return "neighbour_rate"
         return None
 
     def may_verify(self, now: Seconds) -> bool:
@@ -123,7 +123,7 @@ class Gate:
         if self.is_banned(origin, now):
             return "banned"
         bucket = self._origins.touch((origin, shard), lambda: Bucket(1 / ORIGIN_INTERVAL_S, ORIGIN_BURST))
-        return None if bucket.take(now) else "origin rate"
+        return None if bucket.take(now) else "origin_rate"
 
     def strike(self, neighbour: PeerId, points: float, now: Seconds, address: str = "") -> bool:
         """Hold ``points`` against a neighbour; True when this bans it.   [DISC-23]

@@ -100,7 +100,7 @@ class RecordPubsub(Pubsub):  # type: ignore[misc]  # libp2p is untyped to us
                 rpc.ParseFromString(await read_varint_prefixed_bytes_limited(stream, MAX_RPC_BYTES))
                 await self._handle(neighbour, rpc)
         except (MessageTooLarge, DecodeError):
-            self._intake.counters.add("gossip rpc broken")
+            self._intake.counters.add("gossip_rpc_broken")
             self._intake.strike(PeerId(neighbour.to_base58()), BROKEN_RPC_STRIKES)
             await stream.reset()
         except (StreamError, IOException, RawConnError):
@@ -133,7 +133,7 @@ class RecordPubsub(Pubsub):  # type: ignore[misc]  # libp2p is untyped to us
         if scorer.is_graylisted(neighbour, [topic]) or not intake.may_verify():
             return False
         if not is_signed(message):
-            intake.counters.add("gossip unsigned")
+            intake.counters.add("gossip_unsigned")
             intake.strike(peer, 1.0)
             scorer.on_invalid_message(neighbour, topic)
             return False
@@ -150,7 +150,7 @@ class RecordPubsub(Pubsub):  # type: ignore[misc]  # libp2p is untyped to us
     def _is_news(self, message: Any) -> bool:
         """On exactly one of our topics, not seen before, not our own come back."""
         if len(message.topicIDs) != 1 or message.topicIDs[0] not in self._topics:
-            self._intake.counters.add("gossip other topic")
+            self._intake.counters.add("gossip_other_topic")
             return False
         return message.from_id != self.my_id.to_bytes() and not self._is_msg_seen(message)
 

@@ -41,8 +41,8 @@ class Intake:
         """Judge one record; a bad one is held against the peer that brought it.   [DISC-25]"""
         verdict: Verdict = "reject" if len(record) > MAX_RECORD_BYTES else self.judge(record, neighbour)
         if len(record) > MAX_RECORD_BYTES:
-            self.counters.add("record oversized")
-        self.counters.add(f"record {verdict}")
+            self.counters.add("record_oversized")
+        self.counters.add(f"record_{verdict}")
         if verdict == "reject":
             self.strike(neighbour, 1.0)
         return verdict
@@ -58,8 +58,8 @@ class Intake:
         reason = self.gate.admit_neighbour(neighbour, now)
         if reason is None:
             return True
-        self.counters.add(f"gossip {reason}")
-        if reason == "neighbour rate" and self.gate.count_drop(neighbour, now, self._ip_of(neighbour)):
+        self.counters.add(f"gossip_{reason}")
+        if reason == "neighbour_rate" and self.gate.count_drop(neighbour, now, self._ip_of(neighbour)):
             self._part_with(neighbour)
         return False
 
@@ -67,14 +67,14 @@ class Intake:
         """Whether ``origin``, whose signature was verified, may say more on ``shard`` now.   [DISC-22]"""
         reason = self.gate.admit_origin(origin, shard, trio.current_time())
         if reason is not None:
-            self.counters.add(f"gossip {reason}")
+            self.counters.add(f"gossip_{reason}")
         return reason is None
 
     def may_verify(self) -> bool:
         """Whether the budget of signatures allows one more now.   [DISC-21]"""
         allowed = self.gate.may_verify(trio.current_time())
         if not allowed:
-            self.counters.add("gossip verify rate")
+            self.counters.add("gossip_verify_rate")
         return allowed
 
     def is_banned(self, peer: PeerId) -> bool:
@@ -82,5 +82,5 @@ class Intake:
         return self.gate.is_banned(peer, trio.current_time(), self._ip_of(peer))
 
     def _part_with(self, peer: PeerId) -> None:
-        self.counters.add("peer banned")
+        self.counters.add("peer_banned")
         self._on_ban(peer)

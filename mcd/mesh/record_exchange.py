@@ -56,7 +56,7 @@ class RecordExchange:
     def ask_soon(self, peer: PeerId) -> None:
         """Have ``peer`` asked for its records; forgotten when too many wait, gossip brings them later."""
         if len(self._pending) >= MAX_PENDING:
-            self._intake.counters.add("records asking skipped")
+            self._intake.counters.add("records_asking_skipped")
             return
         self._pending[peer] = None
         self._wake.set()
@@ -79,7 +79,7 @@ class RecordExchange:
             with trio.fail_after(EXCHANGE_TIMEOUT_S):
                 await self.ask(peer)
         except (PeerError, trio.TooSlowError):
-            self._intake.counters.add("records asking failed")
+            self._intake.counters.add("records_asking_failed")
         finally:
             places.release()
 
@@ -109,7 +109,7 @@ class RecordExchange:
         """Answer one question; too frequent or malformed ones get a reset.   [DISC-32, DISC-33]"""
         bucket = self._askers.touch(stream.peer_id, lambda: Bucket(1 / ASK_INTERVAL_S, ASK_BURST))
         if not bucket.take(trio.current_time()):
-            self._intake.counters.add("records asked too often")
+            self._intake.counters.add("records_asked_too_often")
             await stream.reset()
             return
         try:
@@ -118,7 +118,7 @@ class RecordExchange:
                 await stream.send(frame(encode_records(RecordsReply(self._select(request.max_records)))))
                 await stream.close()
         except (PeerError, trio.TooSlowError):
-            self._intake.counters.add("records answering failed")
+            self._intake.counters.add("records_answering_failed")
             await stream.reset()
 
     def _select(self, max_records: int) -> tuple[bytes, ...]:

@@ -25,7 +25,7 @@ HEALTHY_AFTER_S: Seconds = 60.0
 async def supervise(name: str, service: Callable[[], Awaitable[None]], *, log: Log, counters: Counters) -> None:
     """Run ``service`` until it returns; restart it when it raises.   [DISC-40]
 
-    Each restart counts under ``restarted <name>`` and is logged with the exception's class only: its text may quote
+    Each restart counts under ``restarted_<name>`` and is logged with the exception's class only: its text may quote
     a peer. A service that returns has done its work and is not run again. Cancellation passes through.
     """
     pause_s = RESTART_FIRST_S
@@ -47,7 +47,7 @@ async def supervise(name: str, service: Callable[[], Awaitable[None]], *, log: L
             raise cancelled
         if trio.current_time() - started_s >= HEALTHY_AFTER_S:
             pause_s = RESTART_FIRST_S
-        counters.add(f"restarted {name}")
+        counters.add(f"restarted_{name}")
         log.warning("service restarts", service=name, reason=reason)
         await trio.sleep(pause_s)
         pause_s = min(2 * pause_s, RESTART_MAX_S)
