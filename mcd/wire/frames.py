@@ -1,4 +1,4 @@
-"""The response stream of MCS/1: numbered, typed, padded frames under a key that dies with the exchange.   [ENV-20]
+"""The response stream of MCS/1: numbered, typed, padded frames under a key that dies with the exchange.   [ENV-21]
 
     frame = type u8 | length u32 | ChaCha20-Poly1305(key, base XOR number, n u32 | data n | zeros, aad = type | length)
 
