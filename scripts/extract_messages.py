@@ -22,7 +22,7 @@ COLUMNS = {
     "types": ["type", "form", "pattern"],
     "Limits": ["name", "value", "unit", "code", "why"],
     "numbers": ["number", "name", "meaning"],
-    "protocols": ["id", "constant", "type numbers", "spec", "a stream carries"],
+    "protocols": ["id", "constant", "code", "type numbers", "spec", "a stream carries"],
     "capability versions": ["version", "date", "what is new"],
     "labels": ["label", "signer", "body", "spec"],
     "message": FIELD_COLUMNS,
@@ -51,7 +51,7 @@ class Tables:
     messages: dict[str, dict[str, Any]] = field(default_factory=dict)
     structs: dict[str, dict[str, Any]] = field(default_factory=dict)
     numbers: dict[str, dict[str, int]] = field(default_factory=dict)
-    protocols: list[dict[str, str]] = field(default_factory=list)
+    protocols: list[dict[str, Any]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
 
@@ -150,13 +150,23 @@ def _read_rows(tables: Tables, spec: str, kind: str, rows: list[Row]) -> None:
             case "types":
                 _put(tables.types, _code(row[0]), (_code(row[1]), _code(row[2]) if row[2] else ""))
             case "protocols":
-                low, high = row[2].split("-")
-                entry = {"id": _code(row[0]), "constant": _code(row[1]), "low": int(low), "high": int(high)}
-                tables.protocols.append(entry)
+                tables.protocols.append(_protocol(row))
             case "capability versions":
                 tables.versions.append(int(row[0]))
             case "labels":
                 tables.labels.append(_code(row[0]))
+
+
+def _protocol(row: Row) -> dict[str, Any]:
+    low, high = row[3].split("-")
+    return {
+        "id": _code(row[0]),
+        "constant": _code(row[1]),
+        "code": _code(row[2]),
+        "low": int(low),
+        "high": int(high),
+        "spec": row[4],
+    }
 
 
 def read_specs(folder: Path) -> Tables:

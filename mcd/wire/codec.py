@@ -9,6 +9,7 @@ input, which may be a prompt.   [WIRE-10]
 from __future__ import annotations
 
 import math
+from codecs import getincrementaldecoder
 from typing import TypeVar
 
 import msgspec
@@ -20,6 +21,8 @@ from mcd.wire.payload import Body, Delta, Failure, Final
 MESSAGE_INVALID = "the peer sent bytes that are not a valid message"
 BODY_INVALID = "the sealed request body is not valid"
 MESSAGE_UNSENDABLE = "refusing to send a message that breaks its own bounds"
+
+_PIECE_BYTES = 65_536
 
 T = TypeVar("T")
 
@@ -43,7 +46,8 @@ def _decode(decoder: Decoder[T], data: bytes | memoryview, fault: str = MESSAGE_
     try:
         return decoder.decode(data)
     except _FAULTS:
-        raise RemoteProtocolError(fault) from None  # the cause quotes the input
+        pass  # raised below instead of here: msgspec's error quotes the input and must not be our context
+    raise RemoteProtocolError(fault)
 
 
 def _encode(decoder: msgspec.msgpack.Decoder[T], message: T) -> bytes:
@@ -51,8 +55,10 @@ def _encode(decoder: msgspec.msgpack.Decoder[T], message: T) -> bytes:
         data = _ENCODER.encode(message)
         decoder.decode(data)
     except _FAULTS:
-        raise LocalProtocolError(MESSAGE_UNSENDABLE) from None
-    return data
+        pass
+    else:
+        return data
+    raise LocalProtocolError(MESSAGE_UNSENDABLE)
 
 
 # --- between peers -------------------------------------------------------------------------------------------
@@ -189,8 +195,10 @@ def encode_body(body: Body) -> bytes:
         data = _JSON_ENCODER.encode(body)
         decode_body(data)
     except (*_FAULTS, RemoteProtocolError):
-        raise LocalProtocolError(MESSAGE_UNSENDABLE) from None
-    return data
+        pass
+    else:
+        return data
+    raise LocalProtocolError(MESSAGE_UNSENDABLE)
 
 
 def decode_body(data: bytes | memoryview) -> Body:
@@ -201,8 +209,19 @@ def decode_body(data: bytes | memoryview) -> Body:
     """
     if len(data) > MAX_BODY_BYTES:
         raise RemoteProtocolError(BODY_INVALID)
+    body = _decode(_BODY, data, BODY_INVALID)
+    if not _is_utf8(memoryview(body.request)):
+        raise RemoteProtocolError(BODY_INVALID)
+    return body
+
+
+def _is_utf8(text: memoryview) -> bool:
+    """Needed because msgspec skips the strings inside a Raw unread; in pieces, as one str could take 4x the memory."""
+    decoder = getincrementaldecoder("utf-8")()
     try:
-        str(data, "utf-8")  # msgspec skips the strings inside a Raw unread
+        for at in range(0, len(text), _PIECE_BYTES):
+            decoder.decode(text[at : at + _PIECE_BYTES])
+        decoder.decode(b"", final=True)
     except UnicodeDecodeError:
-        raise RemoteProtocolError(BODY_INVALID) from None
-    return _decode(_BODY, data, BODY_INVALID)
+        return False
+    return True

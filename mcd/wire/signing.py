@@ -84,7 +84,7 @@ def is_weak(public_key: bytes) -> bool:
 
 
 def _labelled(label: bytes, body: bytes) -> bytes:
-    if label.find(b"\0") != len(label) - 1 or not label.isascii():
+    if label.count(b"\0") != 1 or not label.endswith(b"\0") or not label.isascii():
         raise LocalProtocolError("a signature label is ASCII text and one zero byte")
     return label + body
 
