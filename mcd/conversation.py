@@ -10,10 +10,10 @@ import trio
 from mcd.errors import StreamBrokenError
 from mcd.exchange.events import NEED_DATA, Event
 from mcd.exchange.exchange import Exchange
-from mcd.exchange.states import ABSORBING, Role
+from mcd.exchange.states import Role
 from mcd.ports import Clock, Stream
 from mcd.units import Seconds
-from mcd.wire.messages import Abort, AbortCode, ExchangeMessage
+from mcd.wire.messages import Abort, Cancel, ExchangeMessage
 
 LAST_WORD_S = 0.5
 """How long an Abort or Cancel may take to leave before the stream is reset anyway."""
@@ -22,11 +22,31 @@ LAST_WORD_S = 0.5
 class Conversation:
     """Pairs a stream with its exchange. One task may wait in `next_event` while another sends."""
 
-    def __init__(self, stream: Stream, role: Role, clock: Clock) -> None:
+    def __init__(self, role: Role, clock: Clock, stream: Stream | None = None) -> None:
         self.exchange = Exchange(role, clock.now())
-        self._stream = stream
         self._clock = clock
+        self._stream = stream
+        self._sending = trio.Lock()
+        """A message is sent whole before the next one is noted, so that frames never interleave."""
+        self.sent_at = clock.now()
+        """When our newest message was noted."""
         self._waiting: trio.CancelScope | None = None
+
+    def attach(self, stream: Stream) -> None:
+        """Set the stream, where the first message opened it."""
+        self._stream = stream
+
+    def take(self, message: ExchangeMessage) -> bytes:
+        """Note a message as sent and return its bytes, for a caller that sends them itself.
+
+        Raises:
+            LocalProtocolError: Not allowed now.
+        """
+        self.sent_at = self._clock.now()
+        data = self.exchange.send(message, self.sent_at)
+        if self._waiting is not None:
+            self._waiting.deadline = self._trio_deadline()
+        return data
 
     async def send(self, message: ExchangeMessage) -> None:
         """Send one message whole.
@@ -35,14 +55,8 @@ class Conversation:
             LocalProtocolError: Not allowed now.
             StreamBrokenError: The stream is gone.
         """
-        await self._stream.send(self.take(message))
-
-    def take(self, message: ExchangeMessage) -> bytes:
-        """Note a message as sent and return its bytes, for a caller that sends them itself."""
-        data = self.exchange.send(message, self._clock.now())
-        if self._waiting is not None:
-            self._waiting.deadline = self._trio_deadline()
-        return data
+        async with self._sending:
+            await self._open_stream().send(self.take(message))
 
     async def next_event(self) -> Event:
         """Wait for the next event; time-outs and the end of the stream are events too.
@@ -56,37 +70,41 @@ class Conversation:
                 return event
             await self._wait()
 
-    async def end(self, code: AbortCode | None = None) -> None:
-        """Let go of the stream: close it when all was said, else abort (with ``code``) and reset it."""
+    async def finish(self) -> None:
+        """Close our half after everything was said; the other side then lets go too."""
+        self.exchange.close(self._clock.now())
+        with contextlib.suppress(StreamBrokenError):
+            await self._open_stream().close()
+
+    async def end(self, last: Abort | Cancel | None = None) -> None:
+        """Say a last word if it may still be said, and reset the stream. At most half a second, even cancelled."""
         with trio.CancelScope(shield=True):
-            with trio.move_on_after(LAST_WORD_S), contextlib.suppress(StreamBrokenError):
-                if code is not None and self.exchange.may_send(Abort):
-                    await self.send(Abort(code))
-                elif self.exchange.is_over and self.exchange.state not in ABSORBING:
-                    self.exchange.close(self._clock.now())
-                    await self._stream.close()
-                    return
-            await self._stream.reset()
+            if last is not None and self.exchange.may_send(type(last)):
+                with trio.move_on_after(LAST_WORD_S), contextlib.suppress(StreamBrokenError):
+                    await self.send(last)
+            await self._open_stream().reset()
 
     async def _wait(self) -> None:
-        data: bytes | None = None
-        with trio.CancelScope(deadline=self._trio_deadline()) as self._waiting:
-            try:
-                data = await self._stream.receive()
-            except StreamBrokenError:
-                data = b""
+        with trio.CancelScope(deadline=self._trio_deadline()) as scope:
+            self._waiting = scope
+            self.exchange.receive_data(await self._receive(), self._clock.now())
         self._waiting = None
-        if data is not None:
-            self.exchange.receive_data(data, self._clock.now())
+        if not scope.cancelled_caught:
             return
         last_word = self.exchange.handle_timeout(self._clock.now())
         if last_word:
-            with trio.move_on_after(LAST_WORD_S):
-                await self._send_quietly(last_word)
+            with trio.move_on_after(LAST_WORD_S), contextlib.suppress(StreamBrokenError):
+                await self._open_stream().send(last_word)
 
-    async def _send_quietly(self, data: bytes) -> None:
-        with contextlib.suppress(StreamBrokenError):
-            await self._stream.send(data)
+    async def _receive(self) -> bytes:
+        try:
+            return await self._open_stream().receive()
+        except StreamBrokenError:
+            return b""
+
+    def _open_stream(self) -> Stream:
+        assert self._stream is not None, "attach comes before any use of the stream"
+        return self._stream
 
     def _trio_deadline(self) -> Seconds:
         deadline = self.exchange.deadline()

@@ -1,1 +1,240 @@
-"""The composition root: the only module that builds adapters and hands them to rooms."""
+"""The composition root: the only module that builds adapters and hands them to rooms; one nursery, one order to stop.
+
+Start: key, mesh, engines, then the API; a mesh nobody answers in or an engine that fails never keeps the API down.
+Stop: the API refuses and ends its streams, a goodbye leaves, engines stop, the mesh closes. Under three seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from random import SystemRandom
+from typing import Any
+
+import trio
+
+from mcd import __version__
+from mcd.config import Config, control_path, parse_http
+from mcd.engine.catalogue import resolve
+from mcd.engine.client import EngineProcess
+from mcd.engine.messages import EngineOptions
+from mcd.entry.failover import Failover
+from mcd.entry.keyring import Keyring
+from mcd.entry.probe import Probe
+from mcd.entry.router import Router
+from mcd.entry.session import Session
+from mcd.entry.view import MeshEntry
+from mcd.gateway.app import Gateway
+from mcd.gateway.bridge import Bridge, Started, run_guest
+from mcd.gateway.control import Control
+from mcd.gateway.metrics import Metrics
+from mcd.log import Log
+from mcd.mesh.network import Libp2pMesh
+from mcd.ports import Check, DaemonStatus, ModelCard, PeerCard, RouteTerm
+from mcd.provider.announce import Announcer
+from mcd.provider.serve import Provider
+from mcd.routing.directory import Directory
+from mcd.store import keys
+from mcd.units import Seconds, UnixMs, unix_ms
+from mcd.wire.keyconfig import certify
+from mcd.wire.messages import EXCHANGE_PROTOCOL, INFO_PROTOCOL
+from mcd.wire.signing import SigningKey
+
+FAREWELL_S = 1.0
+"""The longest a goodbye may delay the end."""
+
+
+class SystemClock:
+    """The machine's clocks, as ports.Clock."""
+
+    def now(self) -> Seconds:
+        """Trio's monotonic clock."""
+        return trio.current_time()
+
+    def unix_ms(self) -> UnixMs:
+        """The wall clock."""
+        return unix_ms(time.time())
+
+
+class Daemon:
+    """Everything one `mcd run` consists of. Also answers the control socket's questions."""
+
+    def __init__(self, config: Config, key: SigningKey, log: Log) -> None:
+        self._config = config
+        self._log = log
+        self._clock = clock = SystemClock()
+        self._started_at = time.monotonic()
+        self._http = ""
+        self._mesh = mesh = Libp2pMesh(
+            key.seed,
+            listen=config.listen,
+            network=config.network,
+            bootstrap=config.bootstrap,
+            use_lan=config.use_lan,
+            log=log,
+            clock=clock,
+        )
+        self._directory = Directory(mesh.peer_id, config.network)
+        self._engines = _engines(config, key, clock, log)
+        self._provider = Provider(self._engines, clock)
+        self._announcer = Announcer(config, key, mesh, self._engines, clock, self._directory.set_own)
+        self._probe = Probe(mesh, self._directory, config.network, clock, log)
+        self._router = Router(self._directory, mesh, clock, SystemRandom())
+        self._failover = Failover(self._router, Session(mesh, Keyring(self._probe, clock), clock), log)
+        self._entry = MeshEntry(self._failover, self._router, self._directory, mesh, clock)
+        self._bridge = Bridge(self._entry)
+        self._gateway = Gateway(bridge=self._bridge, entry=self._entry, status=self.status, metrics=Metrics(), log=log)
+        self._control = Control(self, log)
+
+    # --- running ---------------------------------------------------------------------------------------------
+
+    async def run_mesh(self, ready: Callable[[None], None]) -> None:
+        """Trio's main task: the mesh, the engines and everything between, until cancelled."""
+        async with trio.open_nursery() as outer:
+            mesh_life = trio.CancelScope(shield=True)
+            self._mesh.serve(EXCHANGE_PROTOCOL, self._provider.serve)
+            self._mesh.serve(INFO_PROTOCOL, self._announcer.serve_info)
+            self._mesh.on_records_wanted(self._newest_records)
+            await outer.start(self._run_mesh, mesh_life)  # type: ignore[arg-type]  # libp2p's stubs' TaskStatus
+            try:
+                await self._run_rooms(ready)
+            finally:
+                self._provider.leave()
+                with trio.CancelScope(shield=True), trio.move_on_after(FAREWELL_S):
+                    await self._announcer.withdraw()
+                mesh_life.cancel()
+
+    async def _run_mesh(self, life: trio.CancelScope, *, task_status: Started = trio.TASK_STATUS_IGNORED) -> None:
+        with life:
+            await self._mesh.run(task_status=task_status)
+
+    async def _run_rooms(self, ready: Callable[[None], None]) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._bridge.run)  # type: ignore[arg-type]  # libp2p's stubs' TaskStatus
+            for engine in self._engines:
+                nursery.start_soon(engine.run)
+            nursery.start_soon(self._probe.run)
+            nursery.start_soon(self._announcer.run)
+            ready(None)
+
+    async def run_gateway(self, on_up: Callable[[DaemonStatus], None], _: None, stop: Any) -> None:
+        """Asyncio's main task: the API and the control socket, until ``stop`` is set."""
+        host, port = parse_http(self._config.http)
+        await self._control.listen(control_path(self._config.home))
+        try:
+            self._http = await self._gateway.listen(host, port)
+            on_up(self.status())
+            await stop.wait()
+        finally:
+            self._log.info("stopping", uptime_s=round(time.monotonic() - self._started_at, 1))
+            await self._gateway.stop()
+            await self._control.stop()
+
+    def _newest_records(self) -> Sequence[bytes]:
+        """What a peer that just met us may learn: us, and whom we know."""
+        known = self._directory.peers(self._clock.unix_ms())
+        others = [signed.raw for peer in known if (signed := self._directory.newest(peer.peer_id)) is not None]
+        return [self._announcer.signed_record(), *others]
+
+    # --- ControlSource ---------------------------------------------------------------------------------------
+
+    def peers(self) -> Sequence[PeerCard]:
+        """See ports.Entry.peers."""
+        return self._entry.peers()
+
+    def models(self) -> Sequence[ModelCard]:
+        """See ports.Entry.models."""
+        return self._entry.models()
+
+    def route(self, model: str, n_prompt_tokens: int, n_output_tokens: int) -> Sequence[RouteTerm]:
+        """See ports.Entry.route."""
+        return self._entry.route(model, n_prompt_tokens, n_output_tokens)
+
+    def doctor(self) -> Sequence[Check]:
+        """What only the running daemon knows: its engines' isolation, its mesh."""
+        checks = [Check("mesh", *self._mesh_health())]
+        for engine in self._engines:
+            status = engine.status()
+            state = {"ready": "ok", "failed": "fail"}.get(status.state, "warn")
+            checks.append(Check(f"engine {status.alias}", state, status.detail or status.state))  # type: ignore[arg-type]  # the three literals above
+            checks += [_isolation(line) for line in engine.sandbox_report()]
+        return checks
+
+    def _mesh_health(self) -> tuple[Any, str]:
+        n_links = len(self._mesh.links())
+        if n_links:
+            return "ok", f"{n_links} peers linked, {len(self._mesh.addresses())} addresses"
+        return "warn", "no peer linked; start another mcd on this network or join one with --bootstrap"
+
+    def status(self) -> DaemonStatus:
+        """The whole daemon in one struct."""
+        answered, served = self._failover.answered, self._provider.served
+        ttfts = sorted(self._router.ttfts)
+        counters = {f"record_{why}": count for why, count in self._directory.counters.items()}
+        counters |= {f"exchange_{outcome}": count for outcome, count in served.outcomes.items()}
+        return DaemonStatus(
+            version=__version__,
+            peer_id=self._mesh.peer_id,
+            name=self._config.name,
+            network=self._config.network,
+            roles=("entry", "provider") if self._engines else ("entry",),
+            uptime_s=time.monotonic() - self._started_at,
+            http=self._http,
+            addresses=tuple(self._mesh.addresses()),
+            n_links=len(self._mesh.links()),
+            n_peers=len(self._entry.peers()),
+            n_models=len(self._entry.models()),
+            engines=tuple(engine.status() for engine in self._engines),
+            n_requests=answered.n_requests,
+            n_failed=answered.n_failed,
+            n_served=served.n_finished,
+            n_prompt_tokens=answered.n_prompt_tokens,
+            n_output_tokens=answered.n_output_tokens,
+            ttft_p50_s=_percentile(ttfts, 0.50),
+            ttft_p95_s=_percentile(ttfts, 0.95),
+            warnings=tuple(f"{e.status().alias}: {e.status().detail}" for e in self._engines if e.status().detail),
+            counters={**self._mesh.counters(), **counters},
+        )
+
+
+def run(config: Config, on_up: Callable[[DaemonStatus], None]) -> int:
+    """Run a peer until SIGINT or SIGTERM; ``on_up`` is called once when the API listens. Returns the exit code.
+
+    Raises:
+        ConfigError: Something in ``config`` cannot be used; nothing was left running.
+    """
+    log = Log(config.log_level)
+    keys.open_home(config.home)
+    daemon = Daemon(config, keys.load_or_create(config.home), log)
+    run_guest(daemon.run_mesh, partial(daemon.run_gateway, on_up))
+    return 0
+
+
+def _engines(config: Config, key: SigningKey, clock: SystemClock, log: Log) -> list[EngineProcess]:
+    if config.device == "none":
+        return []
+    options = EngineOptions(gpu=config.device == "gpu")
+    return [
+        EngineProcess(
+            spec,
+            certify=lambda engine_key: certify(engine_key, clock.unix_ms(), key),
+            peer_public_key=key.public_key,
+            clock=clock,
+            log=log,
+            options=options,
+        )
+        for spec in resolve(config.models, config.home, config.engine)
+    ]
+
+
+def _isolation(line: str) -> Check:
+    name, _, rest = line.partition(": ")
+    return Check(f"isolation {name}", "ok" if rest.startswith("holds") else "warn", rest)
+
+
+def _percentile(ordered: Sequence[Seconds], fraction: float) -> Seconds | None:
+    return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))] if ordered else None
+
+
+__all__ = ["Daemon", "run"]

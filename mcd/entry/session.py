@@ -1,1 +1,218 @@
-"""One request of our user: plan, seal, stream, fail over."""
+"""One attempt at one provider: seal the request, follow the exchange, open the answer, check the receipt.
+
+Plaintext ends where `seal_request` is called and begins again where `Opener.open_frame` returns; nothing between
+the two holds more than ciphertext. Only this module and `mcd.engine.seal` may import the envelope.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator
+
+import msgspec
+
+from mcd.api.chat import encode_canonical
+from mcd.api.events import AnswerEvent, Answering
+from mcd.api.events import Waiting as WaitingForProvider
+from mcd.api.request import ChatRequest
+from mcd.conversation import Conversation
+from mcd.entry.keyring import Keyring
+from mcd.errors import (
+    ContextLengthError,
+    InvalidRequestError,
+    PeerError,
+    PeerTimeoutError,
+    RefusedError,
+    RemoteProtocolError,
+    StreamBrokenError,
+    UnsupportedError,
+    UserError,
+)
+from mcd.exchange.events import (
+    AnswerFinished,
+    AnswerStarted,
+    ChunkReceived,
+    CreditPaused,
+    Event,
+    PeerAborted,
+    PeerClosed,
+    QuoteReceived,
+    RequestAccepted,
+    RequestRefused,
+    TimedOut,
+    WaitReported,
+)
+from mcd.exchange.states import Role
+from mcd.ports import Clock, Mesh
+from mcd.routing.plan import Candidate
+from mcd.wire.codec import decode_delta, decode_failure, decode_final, encode_body
+from mcd.wire.envelope import Terms, seal_request
+from mcd.wire.frames import DataFrame, ErrorFrame, FinalFrame, Frame, Opener
+from mcd.wire.header import FLAG_STREAM
+from mcd.wire.messages import (
+    EXCHANGE_PROTOCOL,
+    MAX_OUTPUT_TOKENS,
+    Cancel,
+    Chunk,
+    Finished,
+    Refused,
+    RefuseReason,
+    Request,
+)
+from mcd.wire.payload import Body, Delta, Failure, Final
+from mcd.wire.signing import check_receipt
+
+REQUEST_TTL_MS = 120_000
+"""How long the sealed request may wait before it begins; the engine's clock window is as wide."""
+_USER_FAULTS: dict[str, type[UserError]] = {
+    fault.code: fault for fault in (InvalidRequestError, ContextLengthError, UnsupportedError)
+}
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What is asked of a provider: the whole request, or the rest of one that another provider began."""
+
+    request: ChatRequest
+    resume: tuple[int, ...] = ()
+    """Output token ids received so far."""
+    cache_salt: str = ""
+
+
+class Session:
+    """Makes attempts. Stateless but for its adapters; one per daemon."""
+
+    def __init__(self, mesh: Mesh, keyring: Keyring, clock: Clock) -> None:
+        self._mesh = mesh
+        self._keyring = keyring
+        self._clock = clock
+
+    async def attempt(self, candidate: Candidate, asked: Asked) -> AsyncGenerator[AnswerEvent, None]:
+        """Stream one provider's answer. Close the generator to cancel: the provider stops within a decode step.
+
+        Raises:
+            UserError: The engine found the request itself at fault.
+            PeerError: This provider failed or refused; another may be tried.
+        """
+        config = await self._keyring.config(candidate)
+        body = encode_body(
+            Body(request=msgspec.Raw(encode_canonical(asked.request)), resume=asked.resume, cache_salt=asked.cache_salt)
+        )
+        terms = Terms(
+            request_id=os.urandom(16),
+            model_digest=candidate.model.digest,
+            issued_ms=self._clock.unix_ms(),
+            ttl_ms=REQUEST_TTL_MS,
+            flags=FLAG_STREAM if asked.request.stream else 0,
+        )
+        header, sealed, opener = seal_request(body, config, terms)
+        limit = (asked.request.max_tokens or 0) * asked.request.n
+        request = Request(header, sealed, min(limit, MAX_OUTPUT_TOKENS), resume_from=len(asked.resume))
+        talk = Conversation(Role.ENTRY, self._clock)
+        talk.attach(await self._mesh.open_stream(candidate.peer_id, EXCHANGE_PROTOCOL, talk.take(request)))
+        answer = _Answer(candidate, opener, config.engine_key)
+        try:
+            while not answer.is_complete:
+                for event in answer.take(await talk.next_event()):
+                    yield event
+        except RefusedError as refused:
+            if refused.reason == RefuseReason.KEY_UNKNOWN:
+                self._keyring.forget(candidate)
+            raise
+        finally:
+            if answer.is_complete:
+                await talk.finish()
+            else:
+                await talk.end(Cancel())
+
+
+class _Answer:
+    """Turns one exchange's events into the answer's, checking all that can be checked. Owner: one attempt."""
+
+    def __init__(self, candidate: Candidate, opener: Opener, engine_key: bytes) -> None:
+        self._candidate = candidate
+        self._opener = opener
+        self._engine_key = engine_key
+        self._n_tokens = 0
+        """Output tokens of this provider; what an earlier one delivered is its own receipt's."""
+        self.is_complete = False
+
+    def take(self, event: Event) -> tuple[AnswerEvent, ...]:
+        match event:
+            case RequestAccepted(message=message) | WaitReported(message=message):
+                return (WaitingForProvider(message.queue_ms / 1000),)
+            case AnswerStarted(message=message):
+                self._opener.start(message.response_key)
+                return (self._answering(message.n_prompt_tokens),)
+            case ChunkReceived(message=message):
+                return self._chunk(message)
+            case AnswerFinished(message=message):
+                return (self._finish(message),)
+            case _:
+                raise _failure(event)
+
+    def _answering(self, n_prompt_tokens: int) -> Answering:
+        chosen, model = self._candidate, self._candidate.model
+        return Answering(
+            chosen.peer_id, chosen.name, model.alias, n_prompt_tokens, model.price_prompt, model.price_output
+        )
+
+    def _chunk(self, message: Chunk) -> tuple[Delta, ...]:
+        frame = self._opener.open_frame(message.frame)
+        if not isinstance(frame, DataFrame):
+            raise RemoteProtocolError("the provider ended its answer without saying so in the clear")
+        if not frame.plaintext:
+            return ()
+        delta = decode_delta(frame.plaintext)
+        if len(delta.tokens) != message.n_tokens:
+            raise RemoteProtocolError("the provider counts other tokens than it delivers")
+        self._n_tokens += message.n_tokens
+        return (delta,)
+
+    def _finish(self, message: Finished) -> Final:
+        frame: Frame = self._opener.open_frame(message.frame)
+        if isinstance(frame, ErrorFrame):
+            raise _user_fault(decode_failure(frame.plaintext))
+        assert isinstance(frame, FinalFrame), "open_frame returned a data frame from a finished stream"
+        final = decode_final(frame.plaintext)
+        receipt = check_receipt(message.receipt, self._engine_key)
+        states = (receipt.transcript_hash, receipt.n_output_tokens, receipt.output_digest, final.output_digest)
+        digest = self._opener.output_digest()
+        if states != (self._opener.transcript_hash, self._n_tokens, digest, digest):
+            raise RemoteProtocolError("the receipt states another answer than the one delivered")
+        if final.usage.n_output_tokens != self._n_tokens:
+            raise RemoteProtocolError("the usage counts other tokens than were delivered")
+        self.is_complete = True
+        return final
+
+
+def _failure(event: Event) -> PeerError:
+    match event:
+        case RequestRefused(message=message):
+            return _refusal(message)
+        case PeerAborted():
+            return StreamBrokenError("the provider broke off")
+        case TimedOut():
+            return PeerTimeoutError("the provider did not answer in time")
+        case PeerClosed():
+            return StreamBrokenError("the provider ended the stream before the answer was complete")
+        case CreditPaused() | QuoteReceived():
+            return RemoteProtocolError("the provider asks for payment on the free rail")
+        case _:
+            return RemoteProtocolError("the provider sent what only an entry may send")
+
+
+def _refusal(message: Refused) -> RefusedError:
+    try:
+        name = RefuseReason(message.reason).name.lower().replace("_", " ")
+    except ValueError:
+        name = f"reason {message.reason}"
+    return RefusedError(
+        f"the provider refused: {name}", reason=message.reason, retry_after_s=message.retry_after_ms / 1000
+    )
+
+
+def _user_fault(failure: Failure) -> UserError | PeerError:
+    fault = _USER_FAULTS.get(failure.code)
+    if fault is None:
+        return StreamBrokenError("the engine failed on this request")
+    return fault(failure.message, param=failure.param or None)

@@ -1,0 +1,141 @@
+"""One request to its end over as many providers as it takes: the next candidate, from the exact token reached."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+import msgspec
+
+from mcd.api.events import AnswerEvent, Answering, Waiting
+from mcd.api.request import ChatRequest
+from mcd.entry.router import Router, Trial, want_of
+from mcd.entry.session import Asked, Session
+from mcd.errors import McdError, PeerError
+from mcd.ids import ModelDigest, PeerId
+from mcd.log import Log
+from mcd.routing.plan import Candidate
+from mcd.wire.payload import Delta, Final
+
+MAX_ATTEMPTS = 4
+"""Providers tried for one request. Each failed one costs its user waiting time; a fifth rarely helps."""
+
+
+class Answered:
+    """Counts of our own requests. Owner: Failover."""
+
+    def __init__(self) -> None:
+        self.n_requests = 0
+        self.n_failed = 0
+        self.n_failovers = 0
+        self.n_prompt_tokens = 0
+        self.n_output_tokens = 0
+
+
+class _Progress:
+    """How far one request has come. Owner: its `Failover.answer`."""
+
+    def __init__(self, request: ChatRequest) -> None:
+        self.request = request
+        self.tokens: list[int] = []
+        self.tried: set[PeerId] = set()
+        self.digest: ModelDigest | None = None
+        """Set by the first token: only this very file can go on."""
+        self.has_begun = False
+
+    def note(self, event: AnswerEvent, candidate: Candidate) -> None:
+        if isinstance(event, Delta):
+            self.has_begun = True
+            self.digest = candidate.digest
+            self.tokens.extend(event.tokens)
+
+    @property
+    def may_continue(self) -> bool:
+        """Several choices cannot be resumed: their tokens are interleaved."""
+        return not self.has_begun or self.request.n == 1
+
+
+class Failover:
+    """Answers requests over the mesh. One per daemon."""
+
+    def __init__(self, router: Router, session: Session, log: Log) -> None:
+        self.answered = Answered()
+        self._router = router
+        self._session = session
+        self._log = log
+        self._cache_salt = secrets.token_hex(16)
+        """Providers share prefix caches only within it: nobody else can time what we asked before."""
+
+    @asynccontextmanager
+    async def answer(self, request: ChatRequest) -> AsyncIterator[AsyncIterator[AnswerEvent]]:
+        """See `ports.Entry.answer`."""
+        self.answered.n_requests += 1
+        async with aclosing(self._stream(request)) as events:
+            try:
+                yield events
+            except McdError:
+                self.answered.n_failed += 1
+                raise
+
+    async def _stream(self, request: ChatRequest) -> AsyncGenerator[AnswerEvent, None]:
+        progress = _Progress(request)
+        failure: PeerError | McdError | None = None
+        yield Waiting(0.0)
+        for _ in range(MAX_ATTEMPTS):
+            candidate = self._choose(progress, failure)
+            progress.tried.add(candidate.peer_id)
+            try:
+                async with aclosing(self._attempt(candidate, progress)) as events:
+                    async for event in events:
+                        progress.note(event, candidate)
+                        yield event
+                return  # noqa: TRY300  # the answer is whole; an else would hide the loop
+            except McdError as problem:
+                failure = problem
+                if not problem.may_try_another or not progress.may_continue:
+                    raise
+                self.answered.n_failovers += 1
+                self._log.info("failover", peer_id=candidate.peer_id, code=problem.code, outcome="next candidate")
+        assert failure is not None
+        raise failure
+
+    def _choose(self, progress: _Progress, failure: McdError | None) -> Candidate:
+        """The next candidate; when there is none left, the user hears why the last one failed."""
+        want = want_of(progress.request, frozenset(progress.tried))
+        try:
+            return self._router.next(msgspec.structs.replace(want, digest=progress.digest))
+        except McdError:
+            if failure is not None:
+                raise failure from None
+            raise
+
+    async def _attempt(self, candidate: Candidate, progress: _Progress) -> AsyncGenerator[AnswerEvent, None]:
+        """One provider's part of the answer, measured."""
+        asked = Asked(progress.request, tuple(progress.tokens), self._cache_salt)
+        trial = Trial(self._router, candidate, want_of(progress.request).n_prompt_tokens)
+        try:
+            async with aclosing(self._session.attempt(candidate, asked)) as events:
+                async for event in events:
+                    yield self._learn(trial, event, len(asked.resume))
+            trial.succeeded()
+        except McdError as problem:
+            trial.failed(problem)
+            raise
+        finally:
+            trial.close()
+
+    def _learn(self, trial: Trial, event: AnswerEvent, n_resumed: int) -> AnswerEvent:
+        match event:
+            case Waiting():
+                trial.queued(event.queue_s)
+            case Answering():
+                trial.prompt_counted(event.n_prompt_tokens)
+            case Delta():
+                trial.tokens_came(len(event.tokens))
+            case Final():
+                total = msgspec.structs.replace(event.usage, n_output_tokens=event.usage.n_output_tokens + n_resumed)
+                self.answered.n_prompt_tokens += total.n_prompt_tokens
+                self.answered.n_output_tokens += total.n_output_tokens
+                return msgspec.structs.replace(event, usage=total)
+        return event

@@ -1,0 +1,152 @@
+"""Keeps the directory true: judges records, asks new links for theirs and for seal keys, drops who is gone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import trio
+
+from mcd.errors import McdError, PeerTimeoutError, RecordError, RemoteProtocolError, StreamBrokenError
+from mcd.ids import ModelDigest, PeerId
+from mcd.log import Log
+from mcd.ports import Clock, Link, Mesh, Stream, Verdict
+from mcd.routing.directory import Directory
+from mcd.wire import info
+from mcd.wire.codec import decode_info, encode_info
+from mcd.wire.framing import FrameReader, frame
+from mcd.wire.messages import (
+    INFO_PROTOCOL,
+    EngineKeys,
+    InfoReply,
+)
+from mcd.wire.records import open_record
+
+INFO_TIMEOUT_S = 5.0
+NONCE_BYTES = 16
+MAX_ASKING = 8
+"""Info requests under way at once: a burst of links must not starve requests of users."""
+
+
+class Probe:
+    """Owner of the directory. All methods run on the trio thread."""
+
+    def __init__(self, mesh: Mesh, directory: Directory, network: str, clock: Clock, log: Log) -> None:
+        self.directory = directory
+        self._mesh = mesh
+        self._network = network
+        self._clock = clock
+        self._log = log
+        self._keys: dict[PeerId, Mapping[ModelDigest, EngineKeys]] = {}
+        self._key_id: dict[tuple[PeerId, ModelDigest], bytes] = {}
+        """The newest seal key id of the record that came with the keys we hold."""
+        self._wanted_tx, self._wanted_rx = trio.open_memory_channel[PeerId](1024)
+        self._asking = trio.CapacityLimiter(MAX_ASKING)
+        mesh.on_record(self.judge)
+        mesh.on_link(self.link_up, self.link_down)
+
+    # --- what the mesh tells us -----------------------------------------------------------------------------
+
+    def judge(self, data: bytes, sender: PeerId) -> Verdict:
+        """Verify one signed record and take it into the directory; every drop is counted by its reason."""
+        now_ms = self._clock.unix_ms()
+        try:
+            signed = open_record(data, now_ms=now_ms, network=self._network)
+        except RecordError as problem:
+            self.directory.counters[f"dropped_{problem.why}"] += 1
+            return "reject" if problem.why in {"signature", "malformed", "size"} else "ignore"
+        verdict = self.directory.judge(signed, now_ms=now_ms)
+        if verdict == "accept":
+            self._mesh.suggest(signed.peer_id, signed.record.addresses)
+        if verdict == "accept" and signed.peer_id == sender:
+            self.directory.mark_alive(sender, now_ms)
+        return verdict
+
+    def link_up(self, link: Link) -> None:
+        """A first connection: the peer lives; ask it who it is."""
+        self.directory.mark_alive(link.peer_id, self._clock.unix_ms())
+        self._want(link.peer_id)
+
+    def link_down(self, peer_id: PeerId) -> None:
+        """The last connection is gone: nobody is sent there until a newer record or a new link."""
+        self.directory.mark_dead(peer_id)
+        self._keys.pop(peer_id, None)
+        self._log.debug("link_lost", peer_id=peer_id)
+
+    def _want(self, peer_id: PeerId) -> None:
+        try:
+            self._wanted_tx.send_nowait(peer_id)
+        except trio.WouldBlock:
+            self._log.warning("info_queue_full", peer_id=peer_id)
+
+    # --- what we ask ----------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Ask wanted peers until cancelled."""
+        async with trio.open_nursery() as nursery:
+            async for peer_id in self._wanted_rx:
+                nursery.start_soon(self._ask_quietly, peer_id)
+
+    async def _ask_quietly(self, peer_id: PeerId) -> None:
+        try:
+            async with self._asking:
+                await self.ask(peer_id)
+        except McdError as problem:
+            self._log.debug("info_failed", peer_id=peer_id, code=problem.code)
+
+    async def ask(self, peer_id: PeerId) -> info.Answer:
+        """Fetch a peer's record and seal keys; both are kept.
+
+        Raises:
+            StreamBrokenError, PeerTimeoutError, RemoteProtocolError, RecordError: No usable answer within 5 s.
+        """
+        nonce = os.urandom(NONCE_BYTES)
+        with trio.move_on_after(INFO_TIMEOUT_S):
+            stream = await self._mesh.open_stream(peer_id, INFO_PROTOCOL, frame(encode_info(info.ask(nonce))))
+            try:
+                reply = await _read_reply(stream)
+            finally:
+                await stream.reset()
+            now_ms = self._clock.unix_ms()
+            answer = info.open_answer(reply, nonce=nonce, peer_id=peer_id, now_ms=now_ms, network=self._network)
+            if answer.record is not None:
+                self.directory.judge(answer.record, now_ms)
+                self.directory.mark_alive(peer_id, now_ms)
+            self._keys[peer_id] = {ModelDigest(keys.model_digest): keys for keys in answer.engines}
+            return answer
+        raise PeerTimeoutError("the peer did not answer an info request in time")
+
+    async def engine_keys(self, peer_id: PeerId, digest: ModelDigest, key_id: bytes) -> EngineKeys:
+        """The key material of one engine, asked for again when its record names a newer seal key.
+
+        Raises:
+            PeerError: The peer does not answer, or serves this model no longer.
+        """
+        held = self._keys.get(peer_id, {}).get(digest)
+        if held is not None and self._key_id.get((peer_id, digest)) == key_id:
+            return held
+        answer = await self.ask(peer_id)
+        fresh = self._keys[peer_id].get(digest)
+        if fresh is None or not fresh.configs or answer.record is None:
+            raise StreamBrokenError("the provider has no seal key for this model now")
+        for offer in answer.record.record.models:
+            self._key_id[peer_id, ModelDigest(offer.digest)] = offer.key_id
+        return fresh
+
+    def forget_keys(self, peer_id: PeerId) -> None:
+        """A provider called our key unknown, or is gone: ask again next time."""
+        for digest in self._keys.pop(peer_id, {}):
+            self._key_id.pop((peer_id, digest), None)
+
+
+async def _read_reply(stream: Stream) -> InfoReply:
+    reader = FrameReader(info.MAX_INFO_FRAME_BYTES)
+    while (body := reader.next_frame()) is None:
+        data = await stream.receive()
+        if not data:
+            raise StreamBrokenError("the info stream ended before its answer")
+        reader.feed(data)
+    reply = decode_info(body)
+    if not isinstance(reply, InfoReply):
+        raise RemoteProtocolError("the info stream brought another message than the answer")
+    return reply

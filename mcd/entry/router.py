@@ -1,0 +1,154 @@
+"""Which provider next, and what its answer taught us: the shell around `mcd.routing` and its only writer."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from random import Random
+
+from mcd.api.request import ChatRequest
+from mcd.errors import McdError, RefusedError
+from mcd.ids import PeerId
+from mcd.ports import Clock, Mesh, RouteTerm
+from mcd.routing.directory import Directory
+from mcd.routing.estimate import Estimates
+from mcd.routing.health import Health
+from mcd.routing.plan import Candidate, Known, Want, candidates, plan
+from mcd.units import Seconds
+from mcd.wire.messages import RefuseReason
+
+CHARS_PER_TOKEN = 4
+"""For predicting prefill before the engine has counted; English text."""
+EXPECTED_OUTPUT_TOKENS = 256
+"""When the request sets no limit: the median of public traces is 211."""
+MAX_TTFT_SAMPLES = 512
+_WAITS = frozenset({RefuseReason.BUSY, RefuseReason.LOADING, RefuseReason.PEER_LIMIT, RefuseReason.SHUTTING_DOWN})
+"""Refusals that say something about now, not about us."""
+
+
+class Trial:
+    """One attempt's measurements. Owner: the attempt; ends exactly once."""
+
+    def __init__(self, router: Router, candidate: Candidate, n_prompt_tokens: int) -> None:
+        self.candidate = candidate
+        self._router = router
+        self._n_prompt_tokens = n_prompt_tokens
+        self._sent_at = router.clock.now()
+        self._first_at: Seconds | None = None
+        self._queue_s: Seconds = 0.0
+        self._n_tokens = 0
+        router.estimates.sent(candidate.peer_id, candidate.digest)
+        router.health.asked(candidate.peer_id, self._sent_at)
+
+    def queued(self, queue_s: Seconds) -> None:
+        """The provider announced its queue."""
+        self._queue_s = max(self._queue_s, queue_s)
+        now = self._router.clock.now()
+        self._router.estimates.queue_reported(self.candidate.peer_id, self.candidate.digest, queue_s, now)
+
+    def prompt_counted(self, n_prompt_tokens: int) -> None:
+        """The engine counted the prompt: better than our guess."""
+        self._n_prompt_tokens = n_prompt_tokens or self._n_prompt_tokens
+
+    def tokens_came(self, n_tokens: int) -> None:
+        """Output tokens arrived."""
+        if n_tokens and self._first_at is None:
+            self._first_at = self._router.clock.now()
+            ttft_s = self._first_at - self._sent_at
+            self._router.first_token(self.candidate, self._n_prompt_tokens, ttft_s, self._queue_s)
+        self._n_tokens += n_tokens
+
+    def succeeded(self) -> None:
+        """The answer came whole."""
+        peer_id, digest = self.candidate.peer_id, self.candidate.digest
+        self._router.health.succeeded(peer_id)
+        if self._first_at is not None:
+            decode_s = self._router.clock.now() - self._first_at
+            self._router.estimates.answer_ended(peer_id, digest, self._n_tokens, decode_s)
+
+    def failed(self, problem: McdError) -> None:
+        """The attempt failed; whose fault it was decides what we hold against the peer."""
+        peer_id, digest, now = self.candidate.peer_id, self.candidate.digest, self._router.clock.now()
+        if isinstance(problem, RefusedError) and problem.reason in _WAITS:
+            self._router.health.refused(peer_id, digest, problem.retry_after_s or 0.0, now)
+        elif problem.may_try_another:
+            self._router.health.failed(peer_id, now)
+        else:
+            self._router.health.released(peer_id)
+
+    def close(self) -> None:
+        """The attempt is over, however it ended; a cancelled one says nothing about the peer."""
+        self._router.estimates.ended(self.candidate.peer_id, self.candidate.digest)
+        self._router.health.released(self.candidate.peer_id)
+
+
+class Router:
+    """Owner of everything learned about providers. One per daemon."""
+
+    def __init__(self, directory: Directory, mesh: Mesh, clock: Clock, random: Random) -> None:
+        self.clock = clock
+        self.estimates = Estimates()
+        self.health = Health()
+        self.ttfts: deque[Seconds] = deque(maxlen=MAX_TTFT_SAMPLES)
+        """Newest times to first token, for status."""
+        self._directory = directory
+        self._mesh = mesh
+        self._random = random
+
+    def next(self, want: Want) -> Candidate:
+        """The best provider not tried yet.
+
+        Raises:
+            ModelNotFoundError, UnsupportedError, NoProviderError: As `mcd.routing.plan.plan`.
+        """
+        snapshot = self._directory.snapshot(self.clock.unix_ms())
+        return plan(snapshot, want, self.known(), self.clock.now(), self._random)[0]
+
+    def known(self) -> Known:
+        """What we have measured ourselves."""
+        return Known(self.estimates, self.health, {link.peer_id: link.rtt_s for link in self._mesh.links()})
+
+    def first_token(self, candidate: Candidate, n_prompt_tokens: int, ttft_s: Seconds, queue_s: Seconds) -> None:
+        """Learn from a time to first token."""
+        self.ttfts.append(ttft_s)
+        self.estimates.first_token_came(candidate.facts, n_prompt_tokens, ttft_s, queue_s)
+
+    def explain(self, want: Want) -> Sequence[RouteTerm]:
+        """Every provider of a model, best first, with each part of its prediction."""
+        snapshot = self._directory.snapshot(self.clock.unix_ms())
+        ranked = candidates(snapshot, want, self.known(), self.clock.now())
+        return [_term(rank, candidate) for rank, candidate in enumerate(ranked, start=1)]
+
+
+def want_of(request: ChatRequest, exclude: frozenset[PeerId] = frozenset()) -> Want:
+    """What a request needs; sizes are estimates from its characters."""
+    n_chars = sum(len(message.content or "") for message in request.messages)
+    needs: set[str] = set()
+    if request.tools and request.tool_choice != "none":
+        needs.add("tools")
+    if request.response_format.type == "json_schema":
+        needs.add("json-schema")
+    return Want(
+        model=request.model,
+        n_prompt_tokens=1 + n_chars // CHARS_PER_TOKEN,
+        n_output_tokens=(request.max_tokens or EXPECTED_OUTPUT_TOKENS) * request.n,
+        capabilities=frozenset(needs),
+        exclude=exclude,
+    )
+
+
+def _term(rank: int, candidate: Candidate) -> RouteTerm:
+    prediction = candidate.prediction
+    return RouteTerm(
+        peer_id=candidate.peer_id,
+        name=candidate.name,
+        rank=rank,
+        rtt_s=prediction.rtt_s,
+        queue_s=prediction.queue_s,
+        prefill_s=prediction.prefill_s,
+        decode_s=prediction.decode_s,
+        penalty_s=prediction.penalty_s,
+        total_s=prediction.total_s,
+        price_output=candidate.model.price_output,
+        why=candidate.why,
+    )

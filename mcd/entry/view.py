@@ -1,0 +1,101 @@
+"""The entry as the gateway and the command line see it: answers, and cards of models, peers and routes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+
+from mcd.api.events import AnswerEvent
+from mcd.api.request import ChatRequest
+from mcd.entry.failover import Failover
+from mcd.entry.router import Router
+from mcd.ids import ModelDigest, PeerId
+from mcd.ports import Clock, Link, Mesh, ModelCard, PeerCard, RouteTerm
+from mcd.routing.directory import Directory, KnownPeer
+from mcd.routing.plan import Want, preferred_digests
+from mcd.routing.snapshot import Offer
+from mcd.units import Seconds
+
+
+class MeshEntry:
+    """Implements ports.Entry. One per daemon; read-only but for `answer`."""
+
+    def __init__(self, failover: Failover, router: Router, directory: Directory, mesh: Mesh, clock: Clock) -> None:
+        self._failover = failover
+        self._router = router
+        self._directory = directory
+        self._mesh = mesh
+        self._clock = clock
+
+    def answer(self, request: ChatRequest) -> AbstractAsyncContextManager[AsyncIterator[AnswerEvent]]:
+        """See ports.Entry.answer."""
+        return self._failover.answer(request)
+
+    def route(self, model: str, n_prompt_tokens: int, n_output_tokens: int) -> Sequence[RouteTerm]:
+        """See ports.Entry.route."""
+        return self._router.explain(Want(model, n_prompt_tokens, n_output_tokens))
+
+    def models(self) -> Sequence[ModelCard]:
+        """Every model somebody serves now; an alias of several files shows the one that would be asked first."""
+        snapshot = self._directory.snapshot(self._clock.unix_ms())
+        links = {link.peer_id: link.rtt_s for link in self._mesh.links()}
+        cards: list[ModelCard] = []
+        for alias in sorted(snapshot.by_alias):
+            offers = snapshot.by_alias[alias]
+            chosen = preferred_digests(offers)[0]
+            cards.append(_model_card([offer for offer in offers if offer.model.digest == chosen], links))
+        return cards
+
+    def peers(self) -> Sequence[PeerCard]:
+        """Every peer of the directory but ourselves, nearest first, those without a measured RTT last."""
+        now_ms = self._clock.unix_ms()
+        links = {link.peer_id: link for link in self._mesh.links()}
+        cards = [self._peer_card(known, links.get(known.peer_id), now_ms) for known in self._directory.peers(now_ms)]
+        return sorted(cards, key=lambda card: (card.rtt_s is None, card.rtt_s or 0.0, card.peer_id))
+
+    def _peer_card(self, known: KnownPeer, link: Link | None, now_ms: int) -> PeerCard:
+        record = known.record
+        measured = [
+            learned.tpot_s
+            for model in record.models
+            if (learned := self._router.estimates.learned(known.peer_id, ModelDigest(model.digest))) and learned.tpot_s
+        ]
+        addresses = record.addresses
+        return PeerCard(
+            peer_id=known.peer_id,
+            name=record.name,
+            region=record.region,
+            path=link.path if link is not None else "unlinked",
+            rtt_s=link.rtt_s if link is not None else None,
+            device=record.device,
+            models=tuple(model.alias for model in record.models),
+            n_running=None,
+            n_slots=sum(model.n_slots for model in record.models),
+            output_tokens_per_s=1 / min(measured) if measured else None,
+            claimed_tokens_per_s=max((float(model.output_tokens_per_s) for model in record.models), default=None),
+            price_output=min((model.price_output for model in record.models), default=None),
+            ok_fraction=self._router.health.ok_fraction(known.peer_id),
+            seen_s=0.0 if link is not None else max(0.0, (now_ms - known.heard_ms) / 1000),
+            state="suspect" if known.is_suspect else "alive",
+            address=link.address if link is not None else (addresses[0] if addresses else ""),
+            agent=record.agent,
+            is_outbound=link.is_outbound if link is not None else None,
+        )
+
+
+def _model_card(offers: Sequence[Offer], links: Mapping[PeerId, Seconds | None]) -> ModelCard:
+    models = [offer.model for offer in offers]
+    rtts = [rtt_s for offer in offers if (rtt_s := 0.0 if offer.is_own else links.get(offer.peer_id)) is not None]
+    return ModelCard(
+        alias=models[0].alias,
+        digest=ModelDigest(models[0].digest),
+        n_ctx=max(model.n_ctx for model in models),
+        capabilities=tuple(sorted({name for model in models for name in model.capabilities})),
+        n_providers=len(offers),
+        n_slots=sum(model.n_slots for model in models),
+        best_rtt_s=min(rtts, default=None),
+        price_prompt=min(model.price_prompt for model in models),
+        price_output=min(model.price_output for model in models),
+        is_local=any(offer.is_own for offer in offers),
+        seen_unix_s=max(offer.record.issued_ms for offer in offers) // 1000,
+    )

@@ -1,0 +1,172 @@
+"""Our own record: built from what the engines are now, signed, gossiped, answered to who asks, withdrawn on exit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+import trio
+
+from mcd import __version__
+from mcd.config import Config
+from mcd.errors import RemoteProtocolError
+from mcd.ids import ModelDigest
+from mcd.ports import Clock, Engine, EngineStatus, Mesh, Stream
+from mcd.wire import info
+from mcd.wire.codec import decode_info, encode_info
+from mcd.wire.framing import FrameReader, frame
+from mcd.wire.messages import (
+    CAPABILITY_VERSION,
+    MAX_FRAME_BYTES,
+    MAX_MODELS,
+    MAX_RECORD_LIFETIME_MS,
+    InfoRequest,
+    ModelOffer,
+    Record,
+)
+from mcd.wire.records import SignedRecord, goodbye, next_seq, sign_record
+from mcd.wire.signing import SigningKey
+
+ANNOUNCE_EVERY_S = 30.0
+"""A quarter of a record's lifetime: three announcements may be lost."""
+LOOK_EVERY_S = 0.5
+"""How soon a change of the engines is announced; a provider must be routable within 2 s of being up."""
+LIFETIME_MS = MAX_RECORD_LIFETIME_MS
+INFO_TIMEOUT_S = 5.0
+FAREWELL_S = 0.3
+"""How long a goodbye may take to leave."""
+MAX_U32 = 4_294_967_295
+SERVABLE = ("ready", "loading", "restarting", "degraded")
+
+
+class Announcer:
+    """Owns our record's sequence number. One per daemon."""
+
+    def __init__(
+        self,
+        config: Config,
+        key: SigningKey,
+        mesh: Mesh,
+        engines: Sequence[Engine],
+        clock: Clock,
+        on_change: Callable[[SignedRecord], None],
+    ) -> None:
+        """``on_change`` hears of every new record of ours, so that our own engines are routed to like any other."""
+        self._config = config
+        self._key = key
+        self._mesh = mesh
+        self._engines = tuple(engines)
+        self._clock = clock
+        self._on_change = on_change
+        self._seq = 0
+        self._record: Record | None = None
+        self._signed = b""
+        self._published_at = -ANNOUNCE_EVERY_S
+
+    def signed_record(self) -> bytes:
+        """The newest signed record, rebuilt when anything in it changed or a third of its life is over."""
+        now_ms = self._clock.unix_ms()
+        body = self._describe()
+        old = self._record
+        is_young = old is not None and now_ms - old.issued_ms < LIFETIME_MS // 3
+        if old is not None and is_young and _same(old, body):
+            return self._signed
+        self._seq = next_seq(self._seq, now_ms)
+        self._record = msgspec.structs.replace(body, seq=self._seq, issued_ms=now_ms, expires_ms=now_ms + LIFETIME_MS)
+        self._signed = sign_record(self._record, self._key)
+        self._on_change(SignedRecord(self._mesh.peer_id, self._key.public_key, self._record, self._signed))
+        return self._signed
+
+    async def run(self) -> None:
+        """Gossip the record at every change and every 30 s until cancelled."""
+        last = b""
+        while True:
+            signed = self.signed_record()
+            if signed != last or self._clock.now() - self._published_at >= ANNOUNCE_EVERY_S:
+                last = signed
+                await self._publish(signed)
+            await trio.sleep(LOOK_EVERY_S)
+
+    async def _publish(self, signed: bytes) -> None:
+        self._published_at = self._clock.now()
+        assert self._record is not None
+        digests = [ModelDigest(offer.digest) for offer in self._record.models]
+        await self._mesh.publish(signed, digests)
+        for digest in digests:
+            await self._mesh.provide(digest)
+
+    async def withdraw(self) -> None:
+        """Say goodbye, so that others drop us at once instead of after a time-out."""
+        if self._record is None:
+            return
+        now_ms = self._clock.unix_ms()
+        self._seq = next_seq(self._seq, now_ms)
+        last = sign_record(goodbye(self._record, now_ms, self._seq), self._key)
+        digests = [ModelDigest(offer.digest) for offer in self._record.models]
+        with trio.move_on_after(FAREWELL_S):
+            await self._mesh.publish(last, digests)
+
+    async def serve_info(self, stream: Stream) -> None:
+        """Answer one info request with our record and the seal keys of our engines.   [ID-30]"""
+        with trio.move_on_after(INFO_TIMEOUT_S) as limit:
+            request = await _read_request(stream)
+            keys = tuple(engine.keys() for engine in self._engines if engine.status().state in SERVABLE)
+            reply = info.answer(request, self.signed_record(), keys[:MAX_MODELS])
+            await stream.send(frame(encode_info(reply)))
+            await stream.close()
+        if limit.cancelled_caught:
+            await stream.reset()
+
+    def _describe(self) -> Record:
+        offers = [_offer(engine.status()) for engine in self._engines if engine.status().engine_key]
+        device = next((engine.status().device for engine in self._engines if engine.status().device), "")
+        return Record(
+            version=CAPABILITY_VERSION,
+            network=self._config.network,
+            seq=0,
+            issued_ms=0,
+            expires_ms=0,
+            name=self._config.name,
+            agent=f"mcd {__version__}",
+            addresses=tuple(self._mesh.addresses()),
+            models=tuple(offer for offer in offers if offer is not None)[:MAX_MODELS],
+            device=device,
+        )
+
+
+def _same(old: Record, new: Record) -> bool:
+    return msgspec.structs.replace(old, seq=0, issued_ms=0, expires_ms=0) == new
+
+
+def _offer(status: EngineStatus) -> ModelOffer | None:
+    """What we announce of one engine; nothing while it cannot serve and is not about to."""
+    if status.state not in SERVABLE:
+        return None
+    return ModelOffer(
+        alias=status.alias,
+        digest=status.digest,
+        n_ctx=status.n_ctx,
+        n_slots=status.n_slots,
+        capabilities=status.capabilities,
+        price_prompt=0,
+        price_output=0,
+        prefill_tokens_per_s=min(MAX_U32, int(status.prefill_tokens_per_s)),
+        output_tokens_per_s=min(MAX_U32, int(status.output_tokens_per_s)),
+        engine_key=status.engine_key,
+        key_id=status.key_id,
+        load_ms=0 if status.state == "ready" else max(1, status.load_ms),
+        sealing=status.sealing,
+    )
+
+
+async def _read_request(stream: Stream) -> InfoRequest:
+    reader = FrameReader(MAX_FRAME_BYTES)
+    while (body := reader.next_frame()) is None:
+        data = await stream.receive()
+        if not data:
+            raise RemoteProtocolError("the info stream ended before its request")
+        reader.feed(data)
+    request = decode_info(body)
+    if not isinstance(request, InfoRequest):
+        raise RemoteProtocolError("the info stream began with another message")
+    return request

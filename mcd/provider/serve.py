@@ -1,0 +1,228 @@
+"""One inbound exchange: read the request, admit or refuse it, feed the engine, pass its sealed frames on.
+
+This process never holds more than ciphertext: it reads the clear header to find the engine, and the engine opens
+the envelope. An import contract keeps `mcd.wire.envelope` out of this room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Sequence
+
+import trio
+
+from mcd.conversation import Conversation
+from mcd.errors import EngineError, EnvelopeError, RefusedError, RemoteProtocolError, StreamBrokenError
+from mcd.exchange.events import QuoteRequested, RequestReceived, VoucherReceived
+from mcd.exchange.states import Role, State
+from mcd.ids import PeerId
+from mcd.ports import Clock, Engine, EngineChunk, EngineEvent, EngineFinished, EngineRequest, EngineStarted, Stream
+from mcd.provider.admission import Admission, Ask, Decision, Load, Refuse
+from mcd.wire.header import decode_header
+from mcd.wire.messages import (
+    Abort,
+    AbortCode,
+    Chunk,
+    Finished,
+    Quote,
+    QuoteRequest,
+    Refused,
+    RefuseReason,
+    Request,
+    Started,
+    Waiting,
+)
+
+MAX_WAITING_PER_SLOT = 2
+"""Queue places for each slot; admission refuses sooner when the wait grows long."""
+MAX_PER_PEER = 256
+"""Exchanges one entry may have open here: it may front for a whole team."""
+LIFE_SIGN_S = 4.0
+"""Silence after which a provider with work proves that it lives; entries give up after 15 s.   [EX-20]"""
+FIRST_LIFE_SIGN_S = 1.0
+QUOTE_VALID_MS = 5_000
+
+
+class Served:
+    """What this peer did for others since it started: counts only. Owner: Provider."""
+
+    def __init__(self) -> None:
+        self.n_finished = 0
+        self.n_prompt_tokens = 0
+        self.n_output_tokens = 0
+        self.outcomes: Counter[str] = Counter()
+
+
+class _Desk:
+    """One engine, who may use it, and how much of it is in use. Owner: Provider."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        n_slots = max(1, engine.status().n_slots)
+        self.admission = Admission(n_slots, MAX_WAITING_PER_SLOT * n_slots, MAX_PER_PEER)
+        self.open: Counter[PeerId] = Counter()
+
+    def decide(self, peer_id: PeerId, ask: Ask) -> Decision:
+        status = self.engine.status()
+        self.admission.max_running = max(1, status.n_slots)
+        self.admission.max_waiting = MAX_WAITING_PER_SLOT * self.admission.max_running
+        n_open = self.open.total()
+        n_running = min(n_open, self.admission.max_running)
+        load = Load(n_running, n_open - n_running, self.open[peer_id])
+        return self.admission.decide(status, load, ask)
+
+
+class Provider:
+    """Serves the exchange protocol with our engines. One per daemon."""
+
+    def __init__(self, engines: Sequence[Engine], clock: Clock) -> None:
+        self.served = Served()
+        self._desks = [_Desk(engine) for engine in engines]
+        self._clock = clock
+
+    def leave(self) -> None:
+        """Refuse every new request from now on."""
+        for desk in self._desks:
+            desk.admission.is_stopping = True
+
+    async def serve(self, stream: Stream) -> None:
+        """Serve one inbound stream to its end. The handler of EXCHANGE_PROTOCOL."""
+        talk = Conversation(Role.PROVIDER, self._clock, stream)
+        last: Abort | None = Abort(AbortCode.INTERNAL)
+        try:
+            last = await self._serve(talk, stream.peer_id)
+        except RemoteProtocolError:
+            self.served.outcomes["protocol"] += 1
+            last = Abort(AbortCode.PROTOCOL)
+        except StreamBrokenError:
+            self.served.outcomes["broken"] += 1
+        finally:
+            await talk.end(last)
+
+    async def _serve(self, talk: Conversation, peer_id: PeerId) -> Abort | None:
+        """Answer quotes until the request comes, then answer that. Returns the last word, if one is due."""
+        while not talk.exchange.is_over:
+            match await talk.next_event():
+                case RequestReceived(message=message):
+                    return await self._answer(talk, peer_id, message)
+                case QuoteRequested(message=message):
+                    await self._quote(talk, peer_id, message)
+                case _:
+                    return None
+        return None
+
+    async def _quote(self, talk: Conversation, peer_id: PeerId, message: QuoteRequest) -> None:
+        ask = Ask(message.n_prompt_bytes, message.max_output_tokens)
+        desk = self._desk(message.model_digest)
+        decision = desk.decide(peer_id, ask) if desk is not None else Refuse(RefuseReason.MODEL_UNKNOWN)
+        if isinstance(decision, Refuse):
+            await talk.send(decision.message())
+        else:
+            await talk.send(Quote(b"", decision.message().queue_ms, QUOTE_VALID_MS))
+
+    async def _answer(self, talk: Conversation, peer_id: PeerId, request: Request) -> Abort | None:
+        try:
+            header = decode_header(request.header)
+        except EnvelopeError:
+            return Abort(AbortCode.ENVELOPE)
+        desk = self._desk(header.model_digest)
+        if desk is None:
+            return await self._refuse(talk, Refuse(RefuseReason.MODEL_UNKNOWN))
+        decision = desk.decide(peer_id, Ask(len(request.sealed), request.max_output_tokens, request.resume_from))
+        if isinstance(decision, Refuse):
+            return await self._refuse(talk, decision)
+        await talk.send(decision.message())
+        desk.open[peer_id] += 1
+        began = self._clock.now()
+        try:
+            return await self._work(talk, desk, request)
+        finally:
+            desk.admission.observe(self._clock.now() - began)
+            desk.open[peer_id] -= 1
+            desk.open += Counter()  # drops peers with nothing open
+
+    async def _refuse(self, talk: Conversation, refuse: Refuse) -> Abort | None:
+        self._count_refusal(refuse)
+        await talk.send(refuse.message())
+        await _see_out(talk)
+        return None
+
+    def _count_refusal(self, refuse: Refuse) -> None:
+        self.served.outcomes[f"refused_{refuse.reason.name.lower()}"] += 1
+
+    def _desk(self, digest: bytes) -> _Desk | None:
+        return next((desk for desk in self._desks if desk.engine.status().digest == digest), None)
+
+    # --- the work --------------------------------------------------------------------------------------------
+
+    async def _work(self, talk: Conversation, desk: _Desk, request: Request) -> Abort | None:
+        """Run the engine while watching the entry: its Cancel, its end or a time-out stops the engine at once."""
+        last: Abort | None = Abort(AbortCode.INTERNAL)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._prove_life, talk)
+            nursery.start_soon(_watch, talk, nursery.cancel_scope)
+            last = await self._pass_on(talk, desk.engine, request)
+            if last is None:
+                await trio.sleep_forever()  # until the entry has closed its half
+            nursery.cancel_scope.cancel()
+        if talk.exchange.state in {State.CANCELLING, State.STOPPING}:
+            self.served.outcomes["cancelled"] += 1
+        return last
+
+    async def _pass_on(self, talk: Conversation, engine: Engine, request: Request) -> Abort | None:
+        ask = EngineRequest(request.header, request.sealed, request.max_output_tokens, request.resume_from)
+        try:
+            async with engine.submit(ask) as events:
+                async for event in events:
+                    await talk.send(_message(event))
+                    if isinstance(event, EngineFinished):
+                        self._note(event)
+        except RefusedError as refused:
+            refuse = Refuse(RefuseReason(refused.reason), refused.retry_after_s or 0.0)
+            self._count_refusal(refuse)
+            if not talk.exchange.may_send(Refused):
+                return Abort(AbortCode.INTERNAL)
+            await talk.send(refuse.message())
+        except EnvelopeError:
+            self.served.outcomes["envelope"] += 1
+            return Abort(AbortCode.ENVELOPE)
+        except EngineError:
+            self.served.outcomes["engine"] += 1
+            return Abort(AbortCode.ENGINE_DIED)
+        return None
+
+    def _note(self, event: EngineFinished) -> None:
+        self.served.n_finished += 1
+        self.served.outcomes["finished"] += 1
+        self.served.n_prompt_tokens += event.n_prompt_tokens
+        self.served.n_output_tokens += event.n_output_tokens
+
+    async def _prove_life(self, talk: Conversation) -> None:
+        await trio.sleep(FIRST_LIFE_SIGN_S)
+        while True:
+            if talk.exchange.may_send(Waiting) and self._clock.now() - talk.sent_at >= FIRST_LIFE_SIGN_S:
+                with contextlib.suppress(StreamBrokenError):
+                    await talk.send(Waiting(0, 0))
+            await trio.sleep(LIFE_SIGN_S)
+
+
+async def _watch(talk: Conversation, work: trio.CancelScope) -> None:
+    """Read what the entry says; anything but a voucher ends the work, be it done or not."""
+    await _see_out(talk)
+    work.cancel()
+
+
+async def _see_out(talk: Conversation) -> None:
+    while not talk.exchange.is_over and isinstance(await talk.next_event(), VoucherReceived):
+        pass
+
+
+def _message(event: EngineEvent) -> Started | Chunk | Finished:
+    match event:
+        case EngineStarted():
+            return Started(event.response_key, event.n_prompt_tokens)
+        case EngineChunk():
+            return Chunk(event.frame, event.n_tokens)
+        case EngineFinished():
+            return Finished(event.frame, event.receipt)
