@@ -37,6 +37,7 @@ MAX_OUTPUT_TOKENS = 1_048_576
 MAX_TOKENS_PER_CHUNK = 4096
 MAX_QUEUE_MS = 600_000
 MAX_RETRY_AFTER_MS = 3_600_000
+MAX_QUOTE_VALID_MS = 60_000
 
 MAX_RECORD_BYTES = 4096
 MAX_RECORD_LIFETIME_MS = 120_000
@@ -204,7 +205,7 @@ class Quote(Message, frozen=True, array_like=True, tag=13):
 
     quote: Annotated[bytes, Meta(max_length=MAX_QUOTE_BYTES)]
     queue_ms: QueueMs
-    valid_ms: Annotated[int, Meta(ge=0, le=60_000)]
+    valid_ms: Annotated[int, Meta(ge=0, le=MAX_QUOTE_VALID_MS)]
 
 
 ExchangeMessage = (
