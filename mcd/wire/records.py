@@ -45,7 +45,7 @@ def sign_record(record: Record, key: SigningKey) -> bytes:
         LocalProtocolError: A field is outside its bounds, or the content is one that every peer drops.
         LimitError: The whole is over MAX_RECORD_BYTES: announce fewer models or addresses.   [REC-03]
     """
-    fault = _content_fault(record, peer_id(key.public_key))
+    fault = _lifetime_fault(record) or _content_fault(record, peer_id(key.public_key))
     if fault is not None:
         raise LocalProtocolError(f"refusing to sign a record that every peer drops: {fault}")
     body = encode_record(record)
@@ -71,10 +71,9 @@ def open_record(data: bytes, *, now_ms: UnixMs | int, network: str) -> SignedRec
     if not RECORD_HEAD_BYTES < len(data) <= MAX_RECORD_BYTES:
         raise RecordError("size")
     body = data[RECORD_HEAD_BYTES:]
-    try:
-        record = decode_record(body)
-    except RemoteProtocolError:
-        raise RecordError("malformed") from None
+    record = _decode_or_none(body)
+    if record is None:
+        raise RecordError("malformed")
     public_key = data[:KEY_BYTES]
     subject = peer_id(public_key)
     fault = _time_fault(record, now_ms, network) or _content_fault(record, subject)
@@ -83,6 +82,13 @@ def open_record(data: bytes, *, now_ms: UnixMs | int, network: str) -> SignedRec
     if not verify(public_key, RECORD_LABEL, body, data[KEY_BYTES:RECORD_HEAD_BYTES]):
         raise RecordError("signature")
     return SignedRecord(subject, public_key, record, data)
+
+
+def _decode_or_none(body: bytes) -> Record | None:
+    try:
+        return decode_record(body)
+    except RemoteProtocolError:
+        return None
 
 
 def is_goodbye(record: Record) -> bool:
@@ -116,11 +122,13 @@ def _time_fault(record: Record, now_ms: int, network: str) -> Why | None:
     lives_until_ms = record.issued_ms + MAX_RECORD_LIFETIME_MS if is_goodbye(record) else record.expires_ms
     if lives_until_ms <= now_ms:
         return "expired"
-    if not 0 <= record.expires_ms - record.issued_ms <= MAX_RECORD_LIFETIME_MS:
-        return "lifetime"
-    if record.issued_ms > now_ms + MAX_CLOCK_SKEW_MS:
-        return "future"
-    return None
+    if (fault := _lifetime_fault(record)) is not None:
+        return fault
+    return "future" if record.issued_ms > now_ms + MAX_CLOCK_SKEW_MS else None
+
+
+def _lifetime_fault(record: Record) -> Why | None:
+    return None if 0 <= record.expires_ms - record.issued_ms <= MAX_RECORD_LIFETIME_MS else "lifetime"
 
 
 def _content_fault(record: Record, subject: PeerId) -> Why | None:
