@@ -8,6 +8,7 @@ its messages may have 4 MiB and its streams may idle for ever; all three are bou
 from __future__ import annotations
 
 import base64
+import random
 import secrets
 from collections import Counter
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.records.validator import NamespacedValidator, Validator
 
+from mcd.errors import StreamBrokenError
 from mcd.ids import ModelDigest, PeerId
 from mcd.mesh.counters import Counters
 from mcd.units import Seconds
@@ -38,6 +40,8 @@ MAX_PROVIDER_ADDRESSES = 8
 MAX_STREAMS_PER_PEER = 4
 """Of the library's twelve in all, so that one peer cannot hold every place."""
 STREAM_TIMEOUT_S: Seconds = 20.0
+MAX_LINKS_FOR_LOOKUPS = 128
+"""A look-up links to those it asks and the links stay; newcomers must find room in the 300 there are."""
 MAX_FOUND = 20
 FIND_TIMEOUT_S: Seconds = 5.0
 LOOKUP_TIMEOUT_S: Seconds = 2.5
@@ -87,6 +91,27 @@ class _BoundedProviders(ProviderStore):  # type: ignore[misc]  # libp2p is untyp
         super().add_provider(key, PeerInfo(provider.peer_id, list(provider.addrs)[:MAX_PROVIDER_ADDRESSES]))
 
 
+class _LookupHost:
+    """The host as the DHT sees it: look-ups may dial strangers only while there is plenty of room for links."""
+
+    def __init__(self, host: Any) -> None:
+        self._host = host
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._host, name)
+
+    async def new_stream(self, peer_id: Any, protocols: Sequence[Any]) -> Any:
+        """Open a stream, over a new link if need be.
+
+        Raises:
+            StreamBrokenError: There is no link and no room for one more of this kind.
+        """
+        linked = self._host.get_connected_peers()
+        if peer_id not in linked and len(linked) >= MAX_LINKS_FOR_LOOKUPS:
+            raise StreamBrokenError("enough links; this look-up does without that peer")
+        return await self._host.new_stream(peer_id, protocols)
+
+
 class _BoundedKad(KadDHT):  # type: ignore[misc]  # libp2p is untyped to us
     """Gives each inbound stream a deadline and each peer a share of the places."""
 
@@ -131,7 +156,7 @@ class Dht:
     def __init__(self, host: Any, *, counters: Counters) -> None:
         self._host = host
         self._counters = counters
-        self._kad = _BoundedKad(host, counters)
+        self._kad = _BoundedKad(_LookupHost(host), counters)
         self._due: dict[ModelDigest, Seconds] = {}
         self._untaken: set[ModelDigest] = set()
         """Digests whose record no peer took yet: a new link is a new chance."""
@@ -193,7 +218,7 @@ class Dht:
     async def _refresh(self) -> None:
         """Look for our own id and for a random one; peers met on the way fill the table.   [DISC-52]"""
         await self._linked.wait()
-        await trio.sleep(FIRST_REFRESH_S)
+        await trio.sleep(FIRST_REFRESH_S * (1 + random.random()))  # noqa: S311 # a network that starts at once
         while True:
             await self._kad.peer_routing.find_closest_peers_network(self._host.get_id().to_bytes())
             await self._kad.peer_routing.find_closest_peers_network(secrets.token_bytes(32))
