@@ -8,8 +8,10 @@ from functools import partial
 
 import trio
 
+from mcd.errors import McdError, StreamBrokenError
 from mcd.ids import ModelDigest, PeerId
 from mcd.log import Log
+from mcd.mesh import loopback
 from mcd.mesh.bootstrap import Dialer
 from mcd.mesh.counters import Counters
 from mcd.mesh.dht import Dht
@@ -68,6 +70,7 @@ class Libp2pMesh:
         self._host = Host(seed, listen, log=log, clock=clock, limits=limits)
         self._ips: dict[PeerId, str] = {}
         self._nursery: trio.Nursery | None = None
+        self._handlers: dict[str, StreamHandler] = {}
         self._intake = Intake(counters=self._counters, ip_of=self._ip_of, on_ban=self._part_with)
         self._gossip = Gossip(self._host.libp2p, network=network, intake=self._intake, ip_of=self._ip_of)
         self._dht = Dht(self._host.libp2p, counters=self._counters)
@@ -120,11 +123,14 @@ class Libp2pMesh:
         await self._host.connect(peer_id, addresses)
 
     async def open_stream(self, peer_id: PeerId, protocol: str, first: bytes) -> Stream:
-        """Open a stream with the first bytes riding along."""
+        """Open a stream with the first bytes riding along; one to ourselves never leaves the process."""
+        if peer_id == self.peer_id:
+            return await self._open_to_self(protocol, first)
         return await self._host.open_stream(peer_id, protocol, first)
 
     def serve(self, protocol: str, handler: StreamHandler) -> None:
         """Handle inbound streams of a protocol."""
+        self._handlers[protocol] = handler
         self._host.serve(protocol, handler)
 
     def on_link(self, up: Callable[[Link], None], down: Callable[[PeerId], None]) -> None:
@@ -182,6 +188,23 @@ class Libp2pMesh:
         self._ips.pop(peer_id, None)
         self._dialer.link_down(peer_id)
         self._dht.link_down(peer_id)
+
+    async def _open_to_self(self, protocol: str, first: bytes) -> Stream:
+        handler = self._handlers.get(protocol)
+        if handler is None or self._nursery is None:
+            raise StreamBrokenError("we do not serve this protocol now")
+        ours, theirs = loopback.pair(self.peer_id)
+        self._nursery.start_soon(self._serve_self, handler, theirs)
+        await ours.send(first)
+        return ours
+
+    async def _serve_self(self, handler: StreamHandler, stream: loopback.LoopStream) -> None:
+        try:
+            await handler(stream)
+        except McdError as problem:
+            self._log.warning("stream_handler_failed", peer_id=self.peer_id, code=problem.code)
+        finally:
+            await stream.reset()
 
     def _ip_of(self, peer_id: PeerId) -> str:
         return self._ips.get(peer_id, "")
