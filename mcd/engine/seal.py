@@ -65,7 +65,7 @@ class ReplayCache:
         Raises:
             RefusedError: REPLAY, or BUSY when the memory is full.
         """
-        while self._order and self._order[0][0] <= now_ms - REPLAY_MEMORY_MS:
+        while self._order and self._order[0][0] < now_ms - REPLAY_MEMORY_MS:
             self._seen.discard(self._order.popleft()[1])
         if name in self._seen:
             raise RefusedError("this request was seen before", reason=RefuseReason.REPLAY)

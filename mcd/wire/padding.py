@@ -5,6 +5,8 @@ from __future__ import annotations
 MIN_REQUEST_PLAIN_BYTES = 256
 """Shorter requests are padded to this: most one-line questions look alike."""
 FRAME_PAD_BYTES = 64
+MIN_ANSWER_PLAIN_BYTES = 512
+"""First bucket of whole answers, four units or more so that a quarter of it is one: yes and no look alike."""
 FINAL_PAD_BYTES = 256
 """The final statement without audit logprobs fits, so its size says nothing."""
 MAX_FRAME_PLAIN_BYTES = 65_536
@@ -32,12 +34,13 @@ def round_up(size_bytes: int, unit_bytes: int) -> int:
 def end_padding_frames(total_bytes: int) -> list[int]:
     """Plaintext sizes of the empty data frames that bring an answer's length to the next bucket.   [ENV-26]
 
+    Buckets grow by a quarter, rounded down to FRAME_PAD_BYTES.
+
     Args:
         total_bytes: Padded plaintext of all frames so far; a multiple of FRAME_PAD_BYTES.
     """
-    bucket = FRAME_PAD_BYTES
+    bucket = MIN_ANSWER_PLAIN_BYTES
     while bucket < total_bytes:
-        bucket = round_up(bucket + bucket // 4, FRAME_PAD_BYTES)
-    missing = bucket - total_bytes
-    n_full, rest = divmod(missing, MAX_FRAME_PLAIN_BYTES)
+        bucket += bucket // 4 // FRAME_PAD_BYTES * FRAME_PAD_BYTES
+    n_full, rest = divmod(bucket - total_bytes, MAX_FRAME_PLAIN_BYTES)
     return [MAX_FRAME_PLAIN_BYTES] * n_full + ([rest] if rest else [])
