@@ -1,0 +1,67 @@
+"""`mcd`: one subcommand a module, loaded only when it is the one typed."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from mcd import __version__
+from mcd.cli import exits
+from mcd.errors import McdError
+
+COMMANDS = {
+    "run": ("run", "start a peer: the API, and with --cpu or --gpu also a provider"),
+    "status": ("status", "what this peer is doing"),
+    "peers": ("peers", "who is there, how near, how fast, what they serve"),
+    "models": ("models", "every model somebody serves now"),
+    "chat": ("chat", "talk to a model in the terminal"),
+    "route": ("route", "which provider would get a request, and why"),
+    "id": ("identity", "this peer's id and addresses"),
+    "doctor": ("doctor", "what holds on this machine and what does not"),
+    "version": ("version", "the version of this program"),
+}
+"""Command -> module of this package, and its line of help."""
+
+EPILOG = "exit codes: 0 ok, 1 error, 2 wrong usage, 3 no daemon runs, 4 no such model or peer"
+
+
+def parser_for(command: str | None) -> argparse.ArgumentParser:
+    """Build the parser; only ``command`` gets its own flags, the others stay unloaded."""
+    parser = argparse.ArgumentParser(prog="mcd", description="A peer of the ModelCloud mesh.", epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=f"mcd {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (_, line) in COMMANDS.items():
+        child = commands.add_parser(name, help=line, description=f"{line[0].upper()}{line[1:]}.", allow_abbrev=False)
+        if name == command:
+            module = _module(name)
+            module.configure(child)
+            child.set_defaults(execute=module.execute)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = next((word for word in words if not word.startswith("-")), None)
+    args = parser_for(command if command in COMMANDS else None).parse_args(words)
+    try:
+        code: int = args.execute(args)
+        sys.stdout.flush()
+    except McdError as error:
+        print(f"mcd {args.command}: {error.message}", file=sys.stderr)
+        return exits.exit_code(error)
+    except KeyboardInterrupt:
+        return exits.INTERRUPTED
+    except BrokenPipeError:
+        # The reader, such as `head`, has enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.ERROR
+    return code
+
+
+def _module(command: str) -> ModuleType:
+    return importlib.import_module(f"mcd.cli.{COMMANDS[command][0]}")
