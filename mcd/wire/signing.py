@@ -131,6 +131,9 @@ PEER_ID_INVALID = "not an Ed25519 peer id"
 # --- receipts ------------------------------------------------------------------------------------------------
 
 
+RECEIPT_FORGED = "the receipt is not signed by this engine"
+
+
 def sign_receipt(receipt: Receipt, key: SigningKey) -> bytes:
     """The receipt's bytes as the engine sends them.   [ENV-30]"""
     body = receipts.encode_unsigned(receipt)
@@ -145,5 +148,5 @@ def check_receipt(data: bytes, engine_key: bytes) -> Receipt:
     """
     receipt, body, signature = receipts.decode(data)
     if not verify(engine_key, RECEIPT_LABEL, body, signature):
-        raise RemoteProtocolError("the receipt is not signed by this engine")
+        raise RemoteProtocolError(RECEIPT_FORGED)
     return receipt
