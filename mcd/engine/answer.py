@@ -1,0 +1,213 @@
+"""The answer to one request inside the worker: gathers what tokens add, seals it on time, ends it exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from mcd.engine import messages
+from mcd.engine.backend import Piece
+from mcd.engine.messages import CREDIT_CHUNKS, FailureCode, ToDaemon
+from mcd.engine.seal import FlushPolicy, OpenedRequest, SealKeys
+from mcd.errors import LimitError, UserError
+from mcd.units import Seconds
+from mcd.wire.codec import encode_delta, encode_failure, encode_final
+from mcd.wire.messages import RefuseReason
+from mcd.wire.payload import MAX_ERROR_CHARS, Delta, Failure, Final, Usage
+
+MAX_GATHERED_PIECES = 512
+"""Pieces gathered before they become a delta even if no flush is due; far below what a frame holds."""
+
+
+class Turn:
+    """What all answers share of one turn of the worker's loop: the time, the way out, who needs attention."""
+
+    __slots__ = ("_changed", "_scheduled", "now", "post")
+
+    def __init__(self, post: Callable[[ToDaemon, int], None]) -> None:
+        self.now: Seconds = 0.0
+        self.post = post
+        self._scheduled: list[Answer] = []
+        self._changed: list[Answer] = []
+
+    def schedule(self, answer: Answer) -> None:
+        """``answer.due_at`` was set."""
+        self._scheduled.append(answer)
+
+    def change(self, answer: Answer) -> None:
+        """It ended or ran out of credit."""
+        self._changed.append(answer)
+
+    def take_scheduled(self) -> list[Answer]:
+        """All answers with a new due time."""
+        taken, self._scheduled = self._scheduled, []
+        return taken
+
+    def take_changed(self) -> list[Answer]:
+        """All answers that ended or ran out of credit."""
+        taken, self._changed = self._changed, []
+        return taken
+
+
+class Answer:
+    """A `backend.Sink` that seals. Owner: the worker."""
+
+    __slots__ = (
+        "_credit", "_gathered", "_has_started", "_keys", "_policy", "_sealer", "_turn", "due_at", "id", "is_over",
+        "is_paused",
+    )  # fmt: skip
+
+    def __init__(self, id: int, opened: OpenedRequest, keys: SealKeys, turn: Turn) -> None:
+        self.id = id
+        self.due_at: Seconds | None = None
+        """When gathered pieces must leave; None while there are none, or no credit."""
+        self.is_over = False
+        self.is_paused = False
+        self._sealer = opened.sealer
+        self._keys = keys
+        self._turn = turn
+        self._policy = FlushPolicy()
+        self._credit = CREDIT_CHUNKS
+        self._gathered: list[Piece] = []
+        self._has_started = False
+
+    # --- from the backend ---
+
+    def started(self, n_prompt_tokens: int) -> None:
+        """Tell the entry the response key."""
+        if not self._has_started:
+            self._has_started = True
+            self._turn.post(messages.Started(self.id, self._sealer.response_key, n_prompt_tokens), 128)
+
+    def piece(self, piece: Piece) -> None:
+        """Gather; the first piece leaves at once, then everything at each flush."""
+        self._gathered.append(piece)
+        if self.due_at is None and not self.is_paused:
+            self._to_policy()
+            self._set_due()
+        elif len(self._gathered) >= MAX_GATHERED_PIECES:
+            self._to_policy()
+
+    def finished(self, finish_reasons: Sequence[str], usage: Usage) -> None:
+        """Seal what is left, the end padding and the final frame."""
+        self._to_policy()
+        self._seal_all(self._policy.finish())
+        if self.is_over:
+            return
+        for frame in self._sealer.seal_end_padding():
+            self._chunk(frame, 0)
+        final = Final(tuple(finish_reasons), usage, self._sealer.output_digest())
+        self._end(self._sealer.seal_final(encode_final(final)), usage)
+
+    def failed(self, error: UserError) -> None:
+        """Seal the error: it may quote the request, so nobody but the requester reads it. Nothing is charged."""
+        self.started(0)
+        self._gathered.clear()
+        failure = Failure(error.code, error.message[:MAX_ERROR_CHARS], (error.param or "")[:128])
+        self._end(self._sealer.seal_error(encode_failure(failure)), Usage(0, 0))
+
+    def refused(self, reason: RefuseReason) -> None:
+        """Say no in clear: nothing was computed."""
+        self._close()
+        self._turn.post(messages.Refused(self.id, reason), 64)
+
+    def broken(self, code: int) -> None:
+        """Break off in clear, with a code."""
+        self._close()
+        self._turn.post(messages.Failed(self.id, code), 64)
+
+    # --- from the worker ---
+
+    def flush(self) -> None:
+        """Seal what is due. While the reader is out of credit it stays gathered."""
+        self.due_at = None
+        if self.is_over or self.is_paused:
+            return
+        self._to_policy()
+        self._seal_all(self._policy.flush(self._turn.now))
+        self._set_due()
+
+    def add_credit(self, n_chunks: int) -> None:
+        """The reader took chunks."""
+        self._credit += n_chunks
+
+    @property
+    def has_credit(self) -> bool:
+        """False while the reader lags too far behind."""
+        return self._credit > 0
+
+    # --- inside ---
+
+    def _to_policy(self) -> None:
+        if self._gathered:
+            for delta in _join(self._gathered):
+                self._seal_all(self._policy.add(delta, self._turn.now))
+            self._gathered.clear()
+
+    def _seal_all(self, deltas: list[Delta]) -> None:
+        for delta in deltas:
+            if self.is_over:
+                return
+            try:
+                frame = self._sealer.seal_data(encode_delta(delta))
+            except LimitError:  # more text than one response may hold: the request is broken off, unpaid
+                self.broken(FailureCode.INTERNAL)
+                return
+            self._chunk(frame, len(delta.tokens))
+
+    def _set_due(self) -> None:
+        self.due_at = self._policy.due_at
+        if self.due_at is not None:
+            self._turn.schedule(self)
+
+    def _close(self) -> None:
+        self.is_over = True
+        self._turn.change(self)
+
+    def _chunk(self, frame: bytes, n_tokens: int) -> None:
+        self._credit -= 1
+        if self._credit == 0:
+            self._turn.change(self)
+        self._turn.post(messages.Chunk(self.id, frame, n_tokens), len(frame) + 16)
+
+    def _end(self, frame: bytes, usage: Usage) -> None:
+        self._close()
+        receipt = self._keys.sign_receipt(self._sealer, usage)
+        self._turn.post(
+            messages.Finished(self.id, frame, receipt, usage.n_prompt_tokens, usage.n_output_tokens),
+            len(frame) + len(receipt) + 32,
+        )
+
+
+def _join(pieces: list[Piece]) -> list[Delta]:
+    """Make one delta of each run of pieces that keeps the order reasoning, text, tool calls within a choice."""
+    if len(pieces) == 1:
+        return [_delta(pieces)]
+    runs: dict[int, list[Piece]] = {}
+    deltas: list[Delta] = []
+    for piece in pieces:
+        run = runs.get(piece.choice)
+        if run is not None and _rank(piece) >= _rank(run[-1]):
+            run.append(piece)
+            continue
+        if run is not None:
+            deltas.append(_delta(run))
+        runs[piece.choice] = [piece]
+    deltas.extend(_delta(run) for run in runs.values())
+    return deltas
+
+
+def _rank(piece: Piece) -> int:
+    if piece.tool_calls:
+        return 2
+    return 0 if piece.reasoning else 1
+
+
+def _delta(run: list[Piece]) -> Delta:
+    return Delta(
+        run[0].choice,
+        "".join([piece.text for piece in run]),
+        tuple([piece.token for piece in run if piece.token is not None]),
+        "".join([piece.reasoning for piece in run]),
+        tuple([call for piece in run for call in piece.tool_calls]),
+        tuple([piece.logprob for piece in run if piece.logprob is not None]),
+    )

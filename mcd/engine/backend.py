@@ -1,0 +1,173 @@
+"""What the worker asks of whatever computes: take jobs, step, cancel; answers go into each job's sink."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from mcd.api.request import ChatRequest
+from mcd.errors import McdError, UserError
+from mcd.wire.messages import RefuseReason
+from mcd.wire.payload import TokenLogprob, ToolCallDelta, Usage
+
+MAX_WAITING = 1024
+"""Jobs waiting for a slot; the provider's admission keeps it far lower, this bounds memory should it not."""
+MAX_WAITING_BYTES = 64 * 1024 * 1024
+"""Plaintext of all waiting jobs; eight of the largest requests."""
+
+
+class Piece:
+    """What one output token added to one choice. Made once a token, so it is plain slots and no struct."""
+
+    __slots__ = ("choice", "logprob", "reasoning", "text", "token", "tool_calls")
+
+    def __init__(
+        self,
+        choice: int,
+        token: int | None,
+        text: str,
+        reasoning: str = "",
+        tool_calls: tuple[ToolCallDelta, ...] = (),
+        logprob: TokenLogprob | None = None,
+    ) -> None:
+        self.choice = choice
+        self.token = token
+        self.text = text
+        self.reasoning = reasoning
+        self.tool_calls = tool_calls
+        self.logprob = logprob
+
+
+class Sink(Protocol):
+    """Where a job's answer goes. Every job ends with exactly one of finished, failed, refused or broken."""
+
+    def started(self, n_prompt_tokens: int) -> None:
+        """The prompt is tokenised; comes before the first piece."""
+        ...
+
+    def piece(self, piece: Piece) -> None:
+        """One more output token, or text that was held back (token None)."""
+        ...
+
+    def finished(self, finish_reasons: Sequence[str], usage: Usage) -> None:
+        """The answer is complete."""
+        ...
+
+    def failed(self, error: UserError) -> None:
+        """The request cannot be served as written; said to the requester, sealed."""
+        ...
+
+    def refused(self, reason: RefuseReason) -> None:
+        """No room; nothing was computed."""
+        ...
+
+    def broken(self, code: int) -> None:
+        """The engine's own fault; ``code`` is a messages.FailureCode."""
+        ...
+
+
+class Job:
+    """One request as a backend sees it: parsed, checked, with the place for its answer. Repr shows no text."""
+
+    __slots__ = ("cache_salt", "id", "max_output_tokens", "request", "resume", "sink", "size_bytes")
+
+    def __init__(
+        self,
+        id: int,
+        request: ChatRequest,
+        sink: Sink,
+        *,
+        resume: tuple[int, ...] = (),
+        cache_salt: str = "",
+        max_output_tokens: int = 0,
+        size_bytes: int = 0,
+    ) -> None:
+        self.id = id
+        self.request = request
+        self.sink = sink
+        self.resume = resume
+        self.cache_salt = cache_salt
+        self.max_output_tokens = max_output_tokens
+        self.size_bytes = size_bytes
+
+    def __repr__(self) -> str:
+        """Show the id alone."""
+        return f"<Job {self.id}>"
+
+
+class Facts:
+    """What a loaded backend says about itself."""
+
+    __slots__ = ("capabilities", "device", "n_ctx", "n_slots", "notes", "output_tokens_per_s", "prefill_tokens_per_s")
+
+    def __init__(
+        self,
+        *,
+        n_ctx: int,
+        n_slots: int,
+        capabilities: tuple[str, ...],
+        prefill_tokens_per_s: float,
+        output_tokens_per_s: float,
+        device: str,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self.n_ctx = n_ctx
+        self.n_slots = n_slots
+        self.capabilities = capabilities
+        self.prefill_tokens_per_s = prefill_tokens_per_s
+        self.output_tokens_per_s = output_tokens_per_s
+        self.device = device
+        self.notes = notes
+
+
+class Backend(Protocol):
+    """Computes answers. Single-threaded: every call comes from the worker's loop."""
+
+    sealing: int
+    """Where the envelope opens, seen from the weights: 0 same process, 1 beside another server, 2 scripted."""
+
+    def facts(self) -> Facts:
+        """What it can do; fixed after loading."""
+        ...
+
+    def load(self) -> tuple[int, int]:
+        """(running, waiting) jobs now."""
+        ...
+
+    def submit(self, job: Job) -> None:
+        """Take a job: calls ``sink.started``, or ends it at once with failed or refused."""
+        ...
+
+    def step(self, now: float) -> None:
+        """Do a little work and feed the sinks; never blocks longer than one decode."""
+        ...
+
+    def wait_s(self, now: float) -> float | None:
+        """Seconds until ``step`` has something to do; 0 for now, None for not before a submit."""
+        ...
+
+    def wakers(self) -> Sequence[int]:
+        """File descriptors that become readable when ``step`` has something to do."""
+        ...
+
+    def cancel(self, job_id: int) -> None:
+        """Forget a job at once; its sink is not called again."""
+        ...
+
+    def pause(self, job_id: int, *, is_paused: bool) -> None:
+        """Hold back or go on with one job; the others are not affected."""
+        ...
+
+    def close(self) -> None:
+        """Free everything."""
+        ...
+
+
+class StartError(McdError):
+    """A backend cannot start, for a reason that stays; ``failure`` is a messages.FailureCode."""
+
+    code = "engine_start_failed"
+
+    def __init__(self, failure: int) -> None:
+        super().__init__(f"the engine cannot start: code {failure}")
+        self.failure = failure

@@ -1,0 +1,39 @@
+"""A model file's SHA-256, computed off the loop and remembered by path, size and modification time."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import trio
+
+from mcd.errors import ModelFileError
+
+BLOCK_BYTES = 4 * 1024 * 1024
+
+_known: dict[tuple[str, int, int], bytes] = {}
+"""Filled by file_digest alone, on the trio thread; one entry a model file ever served by this process."""
+
+
+async def file_digest(path: str) -> bytes:
+    """SHA-256 of a file. A big file takes seconds, so it runs in a thread; a restart of its engine asks again.
+
+    Raises:
+        ModelFileError: The file cannot be read.
+    """
+    try:
+        stat = await trio.Path(path).stat()
+        key = (path, stat.st_size, stat.st_mtime_ns)
+        if key not in _known:
+            _known[key] = await trio.to_thread.run_sync(_digest, path)
+    except OSError as error:
+        raise ModelFileError(f"cannot read {Path(path).name}: {error.strerror}") from None
+    return _known[key]
+
+
+def _digest(path: str) -> bytes:
+    sha = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            sha.update(block)
+    return sha.digest()

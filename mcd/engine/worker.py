@@ -1,0 +1,241 @@
+"""The inference process: `python -m mcd.engine.worker FD`. One thread, one loop; the only place of plaintext.
+
+Started by `supervise` with nothing but a socketpair. Order matters: read the Hello, confine the process, and only
+then import anything that computes (threads and open files would escape the confinement).
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import select
+import sys
+import time
+from types import TracebackType
+from typing import TypeVar
+
+from mcd.api.chat import decode_canonical
+from mcd.engine import load, messages
+from mcd.engine.answer import Answer, Turn
+from mcd.engine.backend import Backend, Job, StartError
+from mcd.engine.link import LinkClosedError, WorkerLink
+from mcd.engine.messages import Cancel, Certificate, Credit, FailureCode, Hello, Submit, ToWorker
+from mcd.engine.seal import OpenedRequest, SealKeys
+from mcd.errors import EnvelopeError, InvalidRequestError, RefusedError, UnsupportedError, UserError
+from mcd.units import Seconds
+
+MAX_SLEEP_S = 5.0
+"""Longest select: keys rotate on time even when nobody asks."""
+MIN_SLEEP_S = 0.001
+"""Shortest: many paced answers share a wake-up."""
+
+_F = TypeVar("_F", Hello, Certificate)
+
+
+class Worker:
+    """The loop and all requests under way. Owner: main."""
+
+    def __init__(self, link: WorkerLink, keys: SealKeys, backend: Backend) -> None:
+        self._link = link
+        self._keys = keys
+        self._backend = backend
+        self._answers: dict[int, Answer] = {}
+        self._due: list[tuple[Seconds, int]] = []
+        self._load = (0, 0)
+        self._turn = Turn(link.post)
+
+    def run(self) -> None:
+        """Serve until the daemon has gone.
+
+        Raises:
+            LinkClosedError: It has.
+        """
+        while True:
+            self._wait()
+            self._turn.now = time.monotonic()
+            for frame in self._link.receive():
+                self._handle(frame)
+            if self._has_work():
+                self._backend.step(self._turn.now)
+            self._flush_due()
+            self._settle()
+            self._tell()
+            self._link.flush()
+
+    def _wait(self) -> None:
+        now = time.monotonic()
+        wait_s = self._backend.wait_s(now)
+        if self._due:
+            due_s = self._due[0][0] - now
+            wait_s = due_s if wait_s is None else min(wait_s, due_s)
+        if wait_s is None:
+            wait_s = MAX_SLEEP_S
+        elif wait_s > 0:
+            wait_s = min(max(wait_s, MIN_SLEEP_S), MAX_SLEEP_S)
+        fd = self._link.fileno()
+        writable = [fd] if self._link.wants_write else []
+        select.select([fd, *self._backend.wakers()], writable, [], max(0.0, wait_s))
+
+    def _has_work(self) -> bool:
+        wait_s = self._backend.wait_s(self._turn.now)
+        return (wait_s is not None and wait_s <= 0) or bool(self._backend.wakers())
+
+    def _flush_due(self) -> None:
+        for answer in self._turn.take_scheduled():
+            if answer.due_at is not None:
+                heapq.heappush(self._due, (answer.due_at, answer.id))
+        while self._due and self._due[0][0] <= self._turn.now:
+            _, answer_id = heapq.heappop(self._due)
+            due = self._answers.get(answer_id)
+            if due is not None:
+                due.flush()
+
+    def _settle(self) -> None:
+        """Forget answers that are over; pause the slots of readers that lag."""
+        for answer in self._turn.take_changed():
+            if answer.is_over:
+                self._drop(answer.id)
+            elif not answer.has_credit and not answer.is_paused:
+                answer.is_paused = True
+                self._backend.pause(answer.id, is_paused=True)
+
+    def _tell(self) -> None:
+        load_now = self._backend.load()
+        if load_now != self._load:
+            self._load = load_now
+            self._link.post(messages.Status(*load_now))
+        if self._keys.rotate_if_due(_unix_ms()):
+            self._link.post(messages.Rotated(self._keys.configs(), self._keys.key_id), 4096)
+
+    # --- frames ---
+
+    def _handle(self, frame: ToWorker) -> None:
+        match frame:
+            case Submit():
+                self._submit(frame)
+            case Cancel():
+                self._drop(frame.id)
+            case Credit():
+                self._credit(frame)
+            case Hello() | Certificate():
+                raise LinkClosedError  # only once, at the start: the daemon is broken
+
+    def _drop(self, answer_id: int) -> None:
+        if self._answers.pop(answer_id, None) is not None:
+            self._backend.cancel(answer_id)
+
+    def _credit(self, frame: Credit) -> None:
+        answer = self._answers.get(frame.id)
+        if answer is None:
+            return
+        answer.add_credit(frame.n_chunks)
+        if answer.is_paused and answer.has_credit:
+            answer.is_paused = False
+            answer.flush()
+            self._backend.pause(answer.id, is_paused=False)
+
+    def _submit(self, frame: Submit) -> None:
+        try:
+            opened = self._keys.open(frame.header, frame.sealed, _unix_ms())
+        except RefusedError as error:
+            self._link.post(messages.Refused(frame.id, error.reason))
+            return
+        except EnvelopeError:
+            self._link.post(messages.Failed(frame.id, FailureCode.ENVELOPE))
+            return
+        answer = Answer(frame.id, opened, self._keys, self._turn)
+        self._answers[frame.id] = answer
+        try:
+            self._backend.submit(_job(frame, opened, answer))
+        except UserError as error:
+            answer.failed(error)
+
+
+def _job(frame: Submit, opened: OpenedRequest, answer: Answer) -> Job:
+    body = opened.body
+    if body.kind != "chat":
+        raise UnsupportedError("this engine answers chat requests only", param="kind")
+    if len(body.resume) != frame.resume_from:
+        raise InvalidRequestError("resume_from is not the number of tokens sent along", param="resume")
+    raw = bytes(body.request)
+    return Job(
+        frame.id,
+        decode_canonical(raw),
+        answer,
+        resume=body.resume,
+        cache_salt=body.cache_salt,
+        max_output_tokens=frame.max_output_tokens,
+        size_bytes=len(raw),
+    )
+
+
+def _unix_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def main(fd: int) -> int:
+    """Start and serve; returns the exit status."""
+    link = WorkerLink(fd)
+    try:
+        hello = _expect(link, Hello)
+        report = load.confine(hello)
+        keys = SealKeys(hello.peer_public_key, hello.model_digest)
+        link.post(messages.CertificateWanted(keys.engine_public_key))
+        keys.install_certificate(_expect(link, Certificate).certificate)
+        try:
+            backend = load.open_backend(hello)
+        except StartError as error:
+            link.post(messages.NotReady(error.failure))
+            link.flush()
+            return 1
+        keys.rotate(_unix_ms())
+        facts = backend.facts()
+        link.post(
+            messages.Ready(
+                n_ctx=facts.n_ctx,
+                n_slots=facts.n_slots,
+                capabilities=facts.capabilities,
+                prefill_tokens_per_s=facts.prefill_tokens_per_s,
+                output_tokens_per_s=facts.output_tokens_per_s,
+                sealing=backend.sealing,
+                device=facts.device,
+                configs=keys.configs(),
+                key_id=keys.key_id,
+                sandbox=report,
+                notes=facts.notes,
+            ),
+            8192,
+        )
+        link.flush()
+        Worker(link, keys, backend).run()
+    except LinkClosedError:
+        return 0
+    return 0
+
+
+def _expect(link: WorkerLink, kind: type[_F]) -> _F:
+    link.flush()
+    while True:
+        select.select([link], [], [])
+        for frame in link.receive():
+            if not isinstance(frame, kind):
+                raise LinkClosedError
+            return frame
+
+
+def _report_crash(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Write a code and a place, never the error: exceptions quote what they choke on."""
+    del error
+    code = "E_OUT_OF_MEMORY" if issubclass(kind, MemoryError) else "E_INTERNAL"
+    place = "unknown:0"
+    while traceback is not None:
+        file = os.path.basename(traceback.tb_frame.f_code.co_filename)
+        if "/mcd/" in traceback.tb_frame.f_code.co_filename:
+            place = f"{file.removesuffix('.py')}:{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    os.write(2, f"code={code} at={place}\n".encode())
+
+
+if __name__ == "__main__":
+    sys.excepthook = _report_crash
+    sys.exit(main(int(sys.argv[1])))
