@@ -17,6 +17,7 @@ def home(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.spec("ID-04")
 def test_key_survives_restart_and_is_private(home: Path) -> None:
     first = keys.load_or_create(home)
     assert keys.load_or_create(home).public_key == first.public_key
@@ -33,6 +34,7 @@ def test_peer_id_is_known_without_a_daemon(home: Path) -> None:
     assert peer.startswith("12D3Koo")
 
 
+@pytest.mark.spec("ID-04")
 @pytest.mark.parametrize("size", [0, 31, 33])
 def test_damaged_key_is_refused_and_kept(home: Path, size: int) -> None:
     path = home / keys.KEY_FILE
@@ -43,6 +45,7 @@ def test_damaged_key_is_refused_and_kept(home: Path, size: int) -> None:
     assert path.stat().st_size == size
 
 
+@pytest.mark.spec("ID-04")
 def test_open_permissions_are_refused(home: Path) -> None:
     keys.load_or_create(home)
     (home / keys.KEY_FILE).chmod(0o644)
