@@ -1,0 +1,108 @@
+"""ports.Stream over one yamux stream, with the protocol agreed on along the way.
+
+The opener sends multistream's two lines and its own first bytes at once, and reads the answer when it first reads:
+one round trip instead of three, to any libp2p peer.
+"""
+
+from __future__ import annotations
+
+from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamError
+
+from mcd.errors import StreamBrokenError
+from mcd.ids import PeerId
+from mcd.mesh.yamux_stream import YamuxStream
+
+MULTISTREAM = b"/multistream/1.0.0"
+MAX_RECEIVE_BYTES = 64 * 1024
+MAX_LINE_BYTES = 1024
+"""A multistream line: protocol ids are short."""
+
+
+def line(text: bytes) -> bytes:
+    """One multistream line: its length as a varint, the text, a newline."""
+    size = len(text) + 1
+    assert size <= 0x3FFF
+    prefix = bytes((size,)) if size < 0x80 else bytes((size & 0x7F | 0x80, size >> 7))
+    return prefix + text + b"\n"
+
+
+class MeshStream:
+    """One stream to or from a peer, as every room above sees it."""
+
+    def __init__(self, stream: YamuxStream, peer_id: PeerId, agreeing: bytes = b"") -> None:
+        self._stream = stream
+        self._peer_id = peer_id
+        self._expected = [MULTISTREAM, agreeing] if agreeing else []
+        self._buffer = bytearray()
+
+    @property
+    def peer_id(self) -> PeerId:
+        """The authenticated other side."""
+        return self._peer_id
+
+    async def send(self, data: bytes) -> None:
+        """Queue all of ``data``; see ports.Stream."""
+        try:
+            await self._stream.write(data)
+        except MuxedStreamError as error:
+            raise StreamBrokenError("the stream to the peer is gone") from error
+
+    async def receive(self) -> bytes:
+        """What comes next, ``b""`` at the end; see ports.Stream."""
+        while self._expected:
+            await self._agree()
+        if self._buffer:
+            data = bytes(self._buffer[:MAX_RECEIVE_BYTES])
+            del self._buffer[: len(data)]
+            return data
+        return await self._read()
+
+    async def close(self) -> None:
+        """End our half."""
+        await self._stream.close()
+
+    async def reset(self) -> None:
+        """End both halves at once."""
+        self._stream.reset_now()
+
+    async def _read(self) -> bytes:
+        try:
+            data: bytes = await self._stream.read(MAX_RECEIVE_BYTES)
+        except MuxedStreamEOF:
+            return b""
+        except MuxedStreamError as error:
+            raise StreamBrokenError("the peer reset the stream or its connection died") from error
+        return data
+
+    async def _agree(self) -> None:
+        """Read one line of the peer's answer; anything but the one expected ends the stream."""
+        while (answer := _take_line(self._buffer)) is None:
+            if len(self._buffer) > MAX_LINE_BYTES:
+                await self._refuse("the peer does not speak multistream")
+            data = await self._read()
+            if not data:
+                await self._refuse("the peer closed the stream before agreeing on a protocol")
+            self._buffer += data
+        if answer != self._expected[0]:
+            await self._refuse("the peer does not speak this protocol; it may run another version")
+        del self._expected[0]
+
+    async def _refuse(self, why: str) -> None:
+        await self.reset()
+        raise StreamBrokenError(why)
+
+
+def _take_line(buffer: bytearray) -> bytes | None:
+    """Remove and return one whole multistream line, without its newline; None while it is incomplete."""
+    size = shift = 0
+    for at, byte in enumerate(buffer[:2]):
+        size |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            start = at + 1
+            if len(buffer) < start + size:
+                return None
+            text = bytes(buffer[start : start + size])
+            del buffer[: start + size]
+            return text.removesuffix(b"\n")
+    return None

@@ -1,0 +1,412 @@
+"""Our yamux: one connection, many streams, wire-compatible with every libp2p.
+
+Why not the one py-libp2p 0.8.1 ships: it loses the whole connection when a write is cancelled, buffers without
+bound for a peer that ignores the window, hangs at the 257th stream, resets a stream whose reader pauses for 5 s,
+never notices a frozen peer, and costs 15 times the CPU per chunk.
+
+How it works. Streams append frames to one send buffer; one task moves that buffer to the secured connection, up
+to 16 KiB a write, so that everything queued since the last write shares one Noise message and one system call.
+Only that task writes, and nobody cancels it but the connection's end: a cancelled application write can tear at
+most its own stream. One task reads and hands bodies to streams. One task pings, measures the round trip, and
+declares a silent peer dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import trio
+from libp2p.abc import IMuxedConn
+from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
+
+from mcd.errors import RemoteProtocolError
+from mcd.mesh import yamux_frame as wire
+from mcd.mesh.limits import ReceiveBudget
+from mcd.mesh.yamux_stream import YamuxStream
+
+if TYPE_CHECKING:
+    from libp2p.abc import ISecureConn
+    from libp2p.peer.id import ID
+
+MAX_STREAMS = 1024
+"""Inbound streams of one connection, open at once; more are reset."""
+MAX_BACKLOG = 256
+"""Streams opened and not yet acknowledged, in each direction (go-yamux's AcceptBacklog)."""
+MAX_WRITE_BYTES = 16 * 1024
+"""One Noise message. Stock readers give up on a message that arrives in over 100 pieces, so keep it small."""
+MAX_SEND_QUEUE_BYTES = 128 * 1024
+"""Writers wait above this: enough to fill a fast link, little enough that a token never queues long."""
+MAX_CONTROL_QUEUE_BYTES = 512 * 1024
+"""Control frames pass the limit above up to here; a peer that makes us queue more reads nothing we send."""
+MAX_UNREAD_BYTES = 16 * 1024 * 1024
+"""Received and unread on one connection; beyond it the stream that holds most is reset."""
+PING_EVERY_S = 2.5
+DEAD_AFTER_S = 8.0
+"""No byte for so long: the peer is frozen or unreachable. Three lost pings; seen within 10 s."""
+WRITE_STALL_S = 20.0
+"""16 KiB that the network does not take in so long: the peer sends but does not read."""
+HALF_CLOSED_S = 300.0
+"""A stream we have closed and whose peer stays silent is reset after this (go-yamux's StreamCloseTimeout)."""
+ABANDONED_S = 30.0
+"""The same for a stream whose handler has returned."""
+CLOSE_FLUSH_S = 0.3
+RTT_GAIN = 0.125
+"""Weight of a new sample, as TCP's (RFC 6298)."""
+
+
+class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that mypy follows here
+    """One multiplexed connection. ``start`` runs it; every other method may be called from any task."""
+
+    def __init__(
+        self,
+        secured_conn: ISecureConn,
+        peer_id: ID,
+        is_initiator: bool | None = None,
+        on_close: Callable[[], Awaitable[None]] | None = None,
+        budget: ReceiveBudget | None = None,
+    ) -> None:
+        self.secured_conn = secured_conn
+        self.peer_id = peer_id
+        self.on_close = on_close
+        self.event_started = trio.Event()
+        self.event_closed = trio.Event()
+        self.end_reason = ""
+        """Why the connection ended, a fixed phrase; empty while it lives."""
+        self._is_initiator: bool = secured_conn.is_initiator if is_initiator is None else is_initiator
+        self._budget = budget if budget is not None else ReceiveBudget()
+        self.n_unread_bytes = 0
+        self._streams: dict[int, YamuxStream] = {}
+        self._next_id = 1 if self._is_initiator else 2
+        self._n_inbound = 0
+        self._n_unacked = 0
+        self._backlog: deque[YamuxStream] = deque()
+        self._arrived = trio.lowlevel.ParkingLot()
+        self._queue = bytearray()
+        self._is_writing = False
+        self._work = trio.lowlevel.ParkingLot()
+        self._room = trio.lowlevel.ParkingLot()
+        self._is_dead = False
+        self._is_peer_going = False
+        self._scope = trio.CancelScope()
+        self._heard_at_s = 0.0
+        self._rtt_s: float | None = None
+        self._ping_id = 0
+        self._ping_sent_at_s: float | None = None
+        self._last_sweep_s = 0.0
+
+    # --- what libp2p asks -------------------------------------------------------------------------------------
+
+    @property
+    def is_initiator(self) -> bool:
+        """True when we dialled."""
+        return self._is_initiator
+
+    @property
+    def is_established(self) -> bool:
+        """True between start and end."""
+        return self.event_started.is_set() and not self._is_dead
+
+    @property
+    def is_closed(self) -> bool:
+        """True once the connection has ended."""
+        return self._is_dead
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        """Host and port of the peer."""
+        address: tuple[str, int] | None = self.secured_conn.get_remote_address()
+        return address
+
+    def get_transport_addresses(self) -> list[Any]:
+        """Multiaddrs of the underlying connection."""
+        addresses: list[Any] = self.secured_conn.get_transport_addresses()
+        return addresses
+
+    def get_connection_type(self) -> Any:
+        """Direct or relayed."""
+        return self.secured_conn.get_connection_type()
+
+    async def open_stream(self) -> YamuxStream:
+        """Open a stream; waits while MAX_BACKLOG of ours are unacknowledged.
+
+        Raises:
+            MuxedConnUnavailable: The connection has ended or the peer is leaving.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while self._n_unacked >= MAX_BACKLOG and not self._is_dead:
+            await self._room.park()
+        if self._is_dead or self._is_peer_going or self._next_id > 0xFFFF_FFFF:
+            raise MuxedConnUnavailable("connection has ended")
+        stream = YamuxStream(self._next_id, self, is_outbound=True)
+        self._next_id += 2
+        self._n_unacked += 1
+        self._streams[stream.stream_id] = stream
+        self.put(wire.encode(wire.WINDOW, wire.SYN, stream.stream_id, 0))
+        return stream
+
+    async def accept_stream(self) -> YamuxStream:
+        """The next stream the peer opened, acknowledged by this call.
+
+        Raises:
+            MuxedConnUnavailable: The connection has ended.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self._is_dead:
+            if not self._backlog:
+                await self._arrived.park()
+                continue
+            stream = self._backlog.popleft()
+            if not stream.is_closed:
+                self.put(wire.encode(wire.WINDOW, wire.ACK, stream.stream_id, 0))
+                return stream
+        raise MuxedConnUnavailable("connection has ended")
+
+    async def start(self) -> None:
+        """Run the connection until it ends, whoever ends it."""
+        self._heard_at_s = self._last_sweep_s = trio.current_time()
+        self._budget.members.add(self)
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write_loop)
+                    nursery.start_soon(self._watch)
+                    self.event_started.set()
+                    await self._read_loop()
+        finally:
+            self._end("closed")
+            with trio.CancelScope(shield=True):
+                await self._release()
+
+    async def close(self) -> None:
+        """Say go-away, flush for at most CLOSE_FLUSH_S, end. Idempotent."""
+        if self._is_dead:
+            return
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_FLUSH_S):
+            self.put(wire.encode(wire.GO_AWAY, 0, 0, wire.GO_AWAY_NORMAL))
+            while (self._queue or self._is_writing) and self.is_established:
+                await self._room.park()
+        self._end("closed by us")
+        if not self.event_started.is_set():
+            with trio.CancelScope(shield=True):
+                await self._release()
+
+    # --- what streams ask (yamux_stream.Outlet) ---------------------------------------------------------------
+
+    @property
+    def rtt_s(self) -> float | None:
+        """Smoothed round trip of our pings; None before the first answer."""
+        return self._rtt_s
+
+    @property
+    def n_streams(self) -> int:
+        """Streams now open, both directions."""
+        return len(self._streams)
+
+    @property
+    def has_room(self) -> bool:
+        """False while writers must wait."""
+        return len(self._queue) < MAX_SEND_QUEUE_BYTES
+
+    async def wait_for_room(self) -> None:
+        """Return when the queue may have become shorter, or the connection has ended."""
+        if not self._is_dead:
+            await self._room.park()
+
+    def put(self, frame: bytes) -> None:
+        """Queue a control frame; a peer that lets too many pile up ends the connection."""
+        if self._is_dead:
+            return
+        self._queue += frame
+        if len(self._queue) > MAX_SEND_QUEUE_BYTES + MAX_CONTROL_QUEUE_BYTES:
+            self._end("peer does not read")
+        if self._work:
+            self._work.unpark()
+
+    def put_data(self, header: bytes, body: memoryview) -> None:
+        """Queue a data frame."""
+        if self._is_dead:
+            return
+        self._queue += header
+        self._queue += body
+        if self._work:
+            self._work.unpark()
+
+    def released(self, n_bytes: int) -> None:
+        """So many unread bytes are unread no more."""
+        self.n_unread_bytes -= n_bytes
+        self._budget.n_bytes -= n_bytes
+
+    def shed(self) -> None:
+        """Reset the stream that holds most unread bytes."""
+        if self._streams:
+            max(self._streams.values(), key=lambda stream: stream.n_unread_bytes).reset_now()
+
+    def forget(self, stream: YamuxStream) -> None:
+        """Take an ended stream off the books."""
+        if self._streams.pop(stream.stream_id, None) is None:
+            return
+        if not stream.is_outbound:
+            self._n_inbound -= 1
+        self._acknowledged(stream)
+
+    # --- tasks ------------------------------------------------------------------------------------------------
+
+    async def _write_loop(self) -> None:
+        try:
+            while True:
+                while not self._queue:
+                    await self._work.park()
+                batch = bytes(self._queue[:MAX_WRITE_BYTES])
+                del self._queue[:MAX_WRITE_BYTES]
+                self._is_writing = True
+                with trio.fail_after(WRITE_STALL_S):
+                    await self.secured_conn.write(batch)
+                self._is_writing = False
+                if self._room and len(self._queue) < MAX_SEND_QUEUE_BYTES // 2:
+                    self._room.unpark_all()
+        except trio.TooSlowError:
+            self._end("write stalled")
+        except Exception:  # noqa: BLE001  # supervision: the layers below raise a dozen types, each ends the connection
+            self._end("write failed")
+
+    async def _read_loop(self) -> None:
+        parser = wire.FrameParser()
+        try:
+            while data := await self.secured_conn.read(None):
+                self._heard_at_s = trio.current_time()
+                for frame in parser.feed(data):
+                    self._handle(frame)
+        except RemoteProtocolError as error:
+            self._end(error.message)
+        except Exception:  # noqa: BLE001  # supervision: peer-made bytes may fail anywhere below; it ends this connection only
+            self._end("read failed")
+        self._end("closed by peer")
+
+    async def _watch(self) -> None:
+        """Ping, and end the connection when nothing at all was heard for DEAD_AFTER_S."""
+        next_ping_s = trio.current_time()
+        while True:
+            wake_at_s = min(next_ping_s, self._heard_at_s + DEAD_AFTER_S)
+            await trio.sleep_until(wake_at_s)
+            now_s = trio.current_time()
+            if now_s - wake_at_s > PING_EVERY_S:
+                # We were the frozen one (suspended, starved): what the peer sent is still unread. Ask again first.
+                self._heard_at_s = max(self._heard_at_s, now_s - DEAD_AFTER_S + PING_EVERY_S)
+            if now_s >= self._heard_at_s + DEAD_AFTER_S:
+                self._end("peer is silent")
+                return
+            if now_s >= next_ping_s:
+                next_ping_s = now_s + PING_EVERY_S
+                self._ping(now_s)
+                self._sweep(now_s)
+
+    def _ping(self, now_s: float) -> None:
+        self._ping_id = (self._ping_id + 1) & 0xFFFF_FFFF
+        self._ping_sent_at_s = now_s
+        self.put(wire.encode(wire.PING, wire.SYN, 0, self._ping_id))
+
+    def _sweep(self, now_s: float) -> None:
+        """Reset half-closed streams whose peer has gone quiet, so that they cannot pile up."""
+        if now_s - self._last_sweep_s < ABANDONED_S / 3:
+            return
+        self._last_sweep_s = now_s
+        for stream in list(self._streams.values()):
+            patience_s = ABANDONED_S if stream.is_abandoned else HALF_CLOSED_S
+            if stream.is_half_closed and now_s - stream.quiet_since_s > patience_s:
+                stream.reset_now()
+
+    # --- frames -----------------------------------------------------------------------------------------------
+
+    def _handle(self, frame: wire.Frame) -> None:
+        match frame.kind:
+            case wire.DATA | wire.WINDOW:
+                self._handle_stream_frame(frame)
+            case wire.PING:
+                self._handle_ping(frame)
+            case _:
+                self._is_peer_going = True
+
+    def _handle_ping(self, frame: wire.Frame) -> None:
+        if frame.flags & wire.SYN:
+            self.put(wire.encode(wire.PING, wire.ACK, 0, frame.value))
+        elif frame.value == self._ping_id and self._ping_sent_at_s is not None:
+            sample_s = self._heard_at_s - self._ping_sent_at_s
+            self._ping_sent_at_s = None
+            self._rtt_s = sample_s if self._rtt_s is None else self._rtt_s + RTT_GAIN * (sample_s - self._rtt_s)
+
+    def _handle_stream_frame(self, frame: wire.Frame) -> None:
+        flags = frame.flags
+        stream = self._streams.get(frame.stream_id)
+        if flags & wire.SYN:
+            stream = self._open_inbound(frame.stream_id, stream)
+        if stream is None:
+            if frame.body and not flags & wire.RST:
+                self.put(wire.encode(wire.WINDOW, wire.RST, frame.stream_id, 0))
+            return
+        if flags & wire.ACK:
+            self._acknowledged(stream)
+        if frame.kind == wire.WINDOW:
+            stream.widen(frame.value)
+        elif frame.body:
+            self._take(stream, frame.body)
+        if flags & wire.RST:
+            stream.break_off()
+        elif flags & wire.FIN:
+            stream.remote_finished()
+
+    def _take(self, stream: YamuxStream, body: bytes) -> None:
+        stream.quiet_since_s = self._heard_at_s
+        self.n_unread_bytes += len(body)
+        self._budget.n_bytes += len(body)
+        if not stream.deliver(body):
+            raise RemoteProtocolError("peer exceeded a stream's window")
+        if self.n_unread_bytes > MAX_UNREAD_BYTES:
+            self.shed()
+        elif self._budget.is_exceeded:
+            self._budget.shed()
+
+    def _open_inbound(self, stream_id: int, known: YamuxStream | None) -> YamuxStream | None:
+        is_ours = bool(stream_id & 1) == self._is_initiator
+        if known is not None or stream_id == 0 or is_ours:
+            raise RemoteProtocolError("peer opened a stream it may not open")
+        if self._n_inbound >= MAX_STREAMS or len(self._backlog) >= MAX_BACKLOG:
+            self.put(wire.encode(wire.WINDOW, wire.RST, stream_id, 0))
+            return None
+        stream = YamuxStream(stream_id, self, is_outbound=False)
+        self._n_inbound += 1
+        self._streams[stream_id] = stream
+        self._backlog.append(stream)
+        self._arrived.unpark()
+        return stream
+
+    def _acknowledged(self, stream: YamuxStream) -> None:
+        if not stream.is_acked:
+            stream.is_acked = True
+            self._n_unacked -= 1
+            self._room.unpark_all()
+
+    # --- the end ----------------------------------------------------------------------------------------------
+
+    def _end(self, reason: str) -> None:
+        """Mark the connection dead and wake everyone; the first reason stays."""
+        if self._is_dead:
+            return
+        self._is_dead = True
+        self.end_reason = reason
+        for stream in list(self._streams.values()):
+            stream.lose()
+        self._arrived.unpark_all()
+        self._room.unpark_all()
+        self._scope.cancel()
+
+    async def _release(self) -> None:
+        """Close what is below and tell the swarm. Runs shielded, at most a second."""
+        with trio.move_on_after(1.0):
+            with contextlib.suppress(Exception):  # a broken connection fails to close in many ways
+                await self.secured_conn.close()
+        self._budget.members.discard(self)
+        self.event_closed.set()
+        if self.on_close is not None:
+            await self.on_close()
