@@ -18,6 +18,7 @@ from mcd.errors import (
     RefusedError,
     StreamBrokenError,
 )
+from mcd.gateway.bridge import MAX_QUEUED_EVENTS
 from mcd.wire.payload import Delta, TokenLogprob, TopLogprob
 from tests.fakes.entry import DIGEST, MODEL, PEER, ScriptedEntry, answering, final, script, tool_script
 from tests.fakes.gateway import Running, serve, until
@@ -278,6 +279,7 @@ def test_parameter_errors_arrive_with_their_name() -> None:
     with_client(ScriptedEntry(), body)
 
 
+@pytest.mark.spec("GW-35")
 def test_a_slow_reader_pauses_the_source() -> None:
     steps = [answering(), *(Delta(0, "x" * 1000, (i,)) for i in range(20_000)), final(20_000)]
 
@@ -290,6 +292,7 @@ def test_a_slow_reader_pauses_the_source() -> None:
         assert played < 15_000, "nothing paused the source"
         await asyncio.sleep(0.3)
         assert running.entry.n_played == played
+        assert running.bridge.stats().n_queued_events <= MAX_QUEUED_EVENTS
         n_chunks = 1
         async for _ in iterator:
             n_chunks += 1

@@ -1,0 +1,200 @@
+"""The commands as real processes against a real control socket and API with fixed answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mcd.cli.main import COMMANDS
+from mcd.store import keys
+from tests.fakes.control import ATLAS, LUMEN
+from tests.fakes.entry import MODEL, PEER
+
+ROOT = Path(__file__).parents[2]
+HEAVY = {
+    "trio",
+    "asyncio",
+    "aiohttp",
+    "libp2p",
+    "zeroconf",
+    "llama_cpp",
+    "numpy",
+    "cryptography",
+    "mcd.daemon",
+    "mcd.ports",
+}
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.fakes.gateway_main", f"{folder}/control.sock", "short"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("127.0.0.1:")
+        yield Path(folder)
+        process.terminate()
+        process.communicate(timeout=10)
+
+
+def mcd(*words: str, home: Path | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    flags = [] if home is None else ["--home", str(home)]
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "mcd", *words, *flags],
+        cwd=ROOT,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_peers(home: Path) -> None:
+    done = mcd("peers", home=home)
+    head, atlas, lumen, footer = done.stdout.splitlines()
+    assert re.split(r"  +", head) == [
+        "PEER", "NAME", "REGION", "PATH", "RTT", "GPU", "MODELS", "LOAD", "TOK/S", "$/1M TOK", "OK%", "SEEN"
+    ]  # fmt: skip
+    assert re.split(r"  +", atlas) == [
+        "9fKq2mZa", "atlas", "de-fra", "direct tcp", "14ms", "RTX 4090 24G", "3", "1/4", "92", "0.18", "99.9", "now"
+    ]  # fmt: skip
+    assert re.split(r"  +", lumen) == ["Qx7LpT3b", "-", "-", "-", "-", "-", "0", "-", "-", "-", "-", "11s"]
+    assert footer.startswith("2 peers (1 serving, 0 relayed)")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+    assert ATLAS in mcd("peers", "--full", home=home).stdout
+    assert [peer["peer_id"] for peer in json.loads(mcd("peers", "--json", home=home).stdout)] == [ATLAS, LUMEN]
+    assert [peer["name"] for peer in json.loads(mcd("peers", "--json", "--serving", home=home).stdout)] == ["atlas"]
+
+
+def test_models_and_status(home: Path) -> None:
+    models = mcd("models", home=home)
+    assert re.split(r"  +", models.stdout.splitlines()[1])[:4] == [MODEL, "2k", "chat tools", "2"]
+    assert json.loads(mcd("models", "--json", home=home).stdout)[0]["digest"] == bytes(range(32)).hex()
+    status = mcd("status", home=home)
+    assert f"peer {PEER} (atlas)" in status.stdout
+    assert f"Serving  {MODEL} on CPU 8 cores, ready, 2/4 slots, 88 tok/s" in status.stdout
+    assert json.loads(mcd("status", "--json", home=home).stdout)["uptime_s"] == 12.5
+
+
+@pytest.mark.spec("GW-71")
+def test_route(home: Path) -> None:
+    assert mcd("route", MODEL, home=home).stdout.startswith(f"{ATLAS} (atlas) in 2.91s")
+    explained = mcd("route", MODEL, "--explain", home=home).stdout.splitlines()
+    assert re.split(r"  +", explained[0].strip())[-2:] == ["$/1M TOK", "WHY"]
+    assert [line.split()[1] for line in explained[1:]] == ["9fKq2mZa", "Qx7LpT3b"]
+    assert json.loads(mcd("route", MODEL, "--json", home=home).stdout)[0]["total_s"] == 2.914
+    unknown = mcd("route", "gpt-4o", home=home)
+    assert (unknown.returncode, unknown.stdout) == (4, "")
+    assert unknown.stderr.startswith("mcd route: no peer serves this model")
+    assert mcd("route", MODEL, "--prompt-tokens", "0", home=home).returncode == 1
+
+
+def test_chat_streams_once_or_from_stdin(home: Path) -> None:
+    for done in (
+        mcd("chat", MODEL, "-m", "hi", home=home),
+        mcd("chat", "-m", "hi", home=home),
+        mcd("chat", MODEL, "--system", "be brief", "--temperature", "0", home=home, stdin="hi\n"),
+    ):
+        assert (done.returncode, done.stdout, done.stderr) == (0, "Grüße 🌍\n", "")
+    whole = json.loads(mcd("chat", MODEL, "-m", "hi", "--json", home=home).stdout)
+    assert whole["choices"][0]["message"]["content"] == "Grüße 🌍"
+    unknown = mcd("chat", "gpt-4o", "-m", "hi", home=home)
+    assert (unknown.returncode, unknown.stdout) == (4, "")
+    assert mcd("chat", MODEL, "--temperature", "9", "-m", "hi", home=home).returncode == 1
+    assert mcd("chat", MODEL, home=home, stdin=" \n").returncode == 2
+
+
+def test_chat_converses_on_a_terminal(home: Path) -> None:
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mcd", "chat", MODEL, "--home", str(home)],
+        cwd=ROOT, stdin=slave, stdout=slave, stderr=slave, env=os.environ | {"NO_COLOR": "1"},
+    )  # fmt: skip
+    os.close(slave)
+    os.write(master, b"hi\nagain\n\x04")
+    seen = b""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            part = os.read(master, 4096)
+        except OSError:
+            break  # the other end closed
+        seen += part
+        if not part:
+            break
+    os.close(master)
+    assert process.wait(10) == 0
+    text = seen.decode()
+    assert text.count("Grüße 🌍") == 2
+    assert text.count(f"peer {PEER[-8:]}") == 2
+
+
+def test_id_with_and_without_a_daemon(home: Path, tmp_path: Path) -> None:
+    assert mcd("id", home=home).stdout.splitlines()[0] == PEER
+    assert json.loads(mcd("id", "--json", home=home).stdout)["network"] == "main"
+    tmp_path.chmod(0o700)
+    assert mcd("id", home=tmp_path).returncode == 3
+    keys.load_or_create(tmp_path)
+    alone = mcd("id", home=tmp_path)
+    assert (alone.returncode, alone.stdout.strip()) == (0, keys.read_peer_id(tmp_path))
+
+
+def test_doctor(home: Path, tmp_path: Path) -> None:
+    checks = {line["check"]: line["state"] for line in json.loads(mcd("doctor", "--json", home=home).stdout)}
+    assert checks["daemon"] == checks["engine seccomp"] == checks["libp2p"] == checks["home folder"] == "ok"
+    tmp_path.chmod(0o755)
+    open_home = mcd("doctor", "--http", "127.0.0.1:0", home=tmp_path)
+    assert open_home.returncode == 1
+    assert "chmod go=" in open_home.stdout
+    assert "127.0.0.1:0 is free" in open_home.stdout
+    tmp_path.chmod(0o700)
+    assert mcd("doctor", "--http", "127.0.0.1:0", home=tmp_path).returncode == 0
+
+
+@pytest.mark.spec("GW-71")
+@pytest.mark.parametrize("words", [["status"], ["peers"], ["models"], ["route", "x"], ["chat", "-m", "x"], ["id"]])
+def test_without_a_daemon_commands_exit_3_and_say_what_to_do(words: list[str], tmp_path: Path) -> None:
+    done = mcd(*words, home=tmp_path)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "mcd run" in done.stderr
+
+
+def test_a_reader_that_has_enough_is_no_error_message(home: Path) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m mcd peers --json --home {home} | head -1",
+        cwd=ROOT, shell=True, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("[\n", "")
+
+
+@pytest.mark.spec("GW-71")
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "run"])
+def test_commands_that_read_load_nothing_heavy(command: str, home: Path) -> None:
+    words = {"route": [command, MODEL], "chat": [command, "-m", "x"], "version": [command]}.get(command, [command])
+    flags = [] if command == "version" else ["--home", str(home)]
+    code = "import sys; from mcd.cli.main import main; main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words, *flags], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+    )
+    print(f"mcd {command}: {time.monotonic() - started:.3f} s")
+    loaded = set(done.stderr.split())
+    assert "mcd.cli.main" in loaded
+    assert not loaded & HEAVY
