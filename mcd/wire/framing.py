@@ -46,8 +46,9 @@ class FrameReader:
         return len(self._buffer)
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
-        """Add received bytes. Never raises; `next_frame` judges them."""
-        self._buffer += data
+        """Add received bytes. Never raises; `next_frame` judges them. After an error they are dropped."""
+        if self._fault is None:
+            self._buffer += data
 
     def next_frame(self) -> bytes | None:
         """The body of the next whole frame; None when more bytes are needed.
@@ -62,6 +63,7 @@ class FrameReader:
         n_body = int.from_bytes(self._buffer[:LENGTH_BYTES], "big")
         if n_body == 0 or n_body > self.max_bytes:
             self._fault = FRAME_EMPTY if n_body == 0 else FRAME_TOO_LARGE
+            self._buffer.clear()
             raise RemoteProtocolError(self._fault)
         end = LENGTH_BYTES + n_body
         if len(self._buffer) < end:

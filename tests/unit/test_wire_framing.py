@@ -92,6 +92,7 @@ def test_nothing_is_read_after_an_error() -> None:
     reader.feed(bytes(7) + frame(b"good"))
     with pytest.raises(RemoteProtocolError, match=FRAME_TOO_LARGE):
         reader.next_frame()
+    assert reader.n_buffered == 0
 
 
 def test_the_limit_may_change_between_frames() -> None:

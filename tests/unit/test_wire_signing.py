@@ -29,7 +29,7 @@ KEY = SigningKey(bytes(range(32)))
 RECEIPT = Receipt(bytes(range(32)), 12, 3, 34, bytes(range(32, 64)), 5_000_000)
 
 P = 2**255 - 19
-D = -121665 * pow(121666, P - 2, P) % P
+D = -121665 * pow(121666, -1, P) % P
 
 
 @pytest.mark.spec("ID-01")
@@ -103,14 +103,14 @@ def test_wrong_sizes_do_not_verify_and_do_not_raise() -> None:
 def _add(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
     (x1, y1), (x2, y2) = a, b
     k = D * x1 * x2 * y1 * y2
-    x = (x1 * y2 + y1 * x2) * pow(1 + k, P - 2, P)
-    y = (y1 * y2 + x1 * x2) * pow(1 - k, P - 2, P)
+    x = (x1 * y2 + y1 * x2) * pow(1 + k, -1, P)
+    y = (y1 * y2 + x1 * x2) * pow(1 - k, -1, P)
     return x % P, y % P
 
 
 def _points(y: int) -> list[tuple[int, int]]:
     """The points of edwards25519 with this y."""
-    square = (y * y - 1) * pow(D * y * y + 1, P - 2, P) % P
+    square = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
     root = pow(square, (P + 3) // 8, P)
     if root * root % P != square:
         root = root * pow(2, (P - 1) // 4, P) % P
