@@ -26,7 +26,7 @@ Message = dict[str, str]
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a name from mcd models (default: one served here)")
-    parser.add_argument("-m", dest="message", metavar="TEXT", help="ask this and exit; without it stdin or a conversation")
+    parser.add_argument("-m", dest="message", metavar="TEXT", help="ask this and exit (else stdin or a conversation)")
     parser.add_argument("--system", metavar="TEXT", help="how the model should behave")
     parser.add_argument("--temperature", type=float, metavar="T", help="0 is the most likely answer")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="at most this long")

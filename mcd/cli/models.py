@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,8 @@ def execute(args: argparse.Namespace) -> int:
     print(table.paint(head, table.BOLD))
     for row in rows:
         print(row)
+    if not models:
+        print("no peer serves a model now; mcd run --cpu serves the embedded one", file=sys.stderr)
     return exits.OK
 
 

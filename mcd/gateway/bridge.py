@@ -29,6 +29,10 @@ MAX_QUEUED_EVENTS = 512
 MAX_OPEN_ANSWERS = 1024
 """Requests of all HTTP clients together."""
 BUSY_RETRY_S = 1.0
+DOUBLE_SIGNAL_S = 1.0
+"""Supervisors signal a process and its group, so one wish to stop may come twice; a later one is impatience."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 T = TypeVar("T")
 
@@ -224,7 +228,7 @@ HostMain = Callable[[T, asyncio.Event], Awaitable[None]]
 def run_guest(guest_main: GuestMain[T], host_main: HostMain[T]) -> None:
     """Run trio inside asyncio until SIGINT, SIGTERM, or either side ends; the host always closes first.
 
-    A second signal finds the default handlers again and ends the process at once.
+    A signal that comes DOUBLE_SIGNAL_S after the first finds the default handlers and ends the process at once.
 
     Raises:
         Whatever the guest or the host raised.
@@ -278,11 +282,15 @@ class _Loops:
             self._guest_end.set_result(None)
 
     def _own_signals(self, loop: asyncio.AbstractEventLoop) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _SIGNALS:
             loop.add_signal_handler(number, self._on_signal, loop)
 
     def _on_signal(self, loop: asyncio.AbstractEventLoop) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        if not self._stop.is_set():
+            self._stop.set()
+            loop.call_later(DOUBLE_SIGNAL_S, self._disown_signals, loop)
+
+    def _disown_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        for number in _SIGNALS:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
-        self._stop.set()
