@@ -135,8 +135,10 @@ def encode_delta(delta: Delta) -> bytes:
     """Encode the plaintext of a data frame.
 
     Raises:
-        LocalProtocolError: A field is outside its bounds.
+        LocalProtocolError: A field is outside its bounds, or a logprob is not a finite number.
     """
+    if not _has_finite_logprobs(delta):
+        raise LocalProtocolError(MESSAGE_UNSENDABLE)
     return _encode(_DELTA, delta)
 
 
@@ -144,9 +146,20 @@ def decode_delta(data: bytes | memoryview) -> Delta:
     """Decode the plaintext of a data frame.
 
     Raises:
-        RemoteProtocolError: Not exactly one delta.
+        RemoteProtocolError: Not exactly one delta, or a logprob that is not a finite number.
     """
-    return _decode(_DELTA, data)
+    delta = _decode(_DELTA, data)
+    if not _has_finite_logprobs(delta):
+        raise RemoteProtocolError(MESSAGE_INVALID)
+    return delta
+
+
+def _has_finite_logprobs(delta: Delta) -> bool:
+    # NaN and the infinities have no JSON, so one of them would break the client's stream
+    return all(
+        math.isfinite(chosen.logprob) and all(math.isfinite(other.logprob) for other in chosen.top)
+        for chosen in delta.logprobs
+    )
 
 
 def encode_final(final: Final) -> bytes:
