@@ -50,6 +50,22 @@ class YamuxOnly(MuxerMultistream):  # type: ignore[misc]  # libp2p ships no type
         return self._annotate_connection(Yamux(conn, peer_id, budget=self._budget), conn, protocol)
 
 
+class _Idle:
+    """Takes the places of libp2p's automatic connector, which dials 150 peers by itself, and of its pruner."""
+
+    async def start(self) -> None:
+        """Nothing to start."""
+
+    async def stop(self) -> None:
+        """Nothing to stop."""
+
+    async def run_background_task(self, nursery: trio.Nursery) -> None:
+        """Nothing to run."""
+
+    def record_disconnect(self, peer_id: ID) -> None:
+        """Nothing to remember."""
+
+
 class MeshSwarm(Swarm):  # type: ignore[misc]  # as above
     """The swarm under a Host."""
 
@@ -76,6 +92,7 @@ class MeshSwarm(Swarm):  # type: ignore[misc]  # as above
                 outbound_stream_protocol_negotiation_timeout=limits.negotiate_timeout_s,
             ),
         )
+        self.auto_connector = self.connection_pruner = _Idle()
         self.on_up: Callable[[Any], None] = lambda _: None
         """Told of every registered link (a SwarmConn)."""
         self.on_down: Callable[[Any], None] = lambda _: None
