@@ -1,0 +1,52 @@
+"""The entry seals each attempt anew: what two providers hold cannot be matched, nor replayed on one another."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mcd.api.request import ChatMessage, ChatRequest
+from mcd.entry.session import Asked, Session
+from mcd.errors import StreamBrokenError
+from mcd.wire.codec import decode_exchange
+from mcd.wire.header import decode_header
+from mcd.wire.messages import Request
+from tests.unit.envelope_kit import CONFIGS, MODEL, NOW_MS, PEER
+
+
+class Unreachable:
+    """A mesh on which every stream breaks after its first bytes were taken."""
+
+    def __init__(self) -> None:
+        self.first: list[bytes] = []
+
+    async def open_stream(self, peer_id: str, protocol: str, first: bytes) -> Any:
+        self.first.append(first)
+        raise StreamBrokenError("gone")
+
+
+class Keys:
+    async def config(self, candidate: Any) -> Any:
+        return CONFIGS[2]
+
+
+@pytest.mark.spec("ENV-01", "ENV-03")
+async def test_two_attempts_share_neither_request_id_nor_sealed_bytes() -> None:
+    mesh = Unreachable()
+    clock = SimpleNamespace(now=lambda: 0.0, unix_ms=lambda: NOW_MS)
+    session = Session(mesh, Keys(), clock)  # type: ignore[arg-type]  # what one attempt touches
+    candidate = SimpleNamespace(peer_id="peer", name="", model=SimpleNamespace(digest=MODEL, alias="m"))
+    asked = Asked(ChatRequest(model="m", messages=(ChatMessage("user", "hello"),)))
+    for _ in range(2):
+        with pytest.raises(StreamBrokenError):
+            await anext(session.attempt(candidate, asked))  # type: ignore[arg-type]
+    requests = [decode_exchange(first[4:]) for first in mesh.first]
+    headers = []
+    for request in requests:
+        assert isinstance(request, Request)
+        headers.append(decode_header(request.header))
+    assert headers[0].request_id != headers[1].request_id
+    assert (headers[0].provider, headers[0].model_digest) == (PEER.public_key, MODEL)
+    assert requests[0].sealed[:1120] != requests[1].sealed[:1120]  # type: ignore[union-attr]
