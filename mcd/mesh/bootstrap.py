@@ -125,10 +125,12 @@ class Dialer:
             while True:
                 now = trio.current_time()
                 for peer in [peer for peer, target in self._targets.items() if target.due <= now]:
-                    if self._wants(peer):
-                        await places.acquire()
-                        self._dialling.add(peer)
-                        nursery.start_soon(self._dial, peer, places)
+                    await places.acquire()
+                    if not self._wants(peer):
+                        places.release()
+                        continue
+                    self._dialling.add(peer)
+                    nursery.start_soon(self._dial, peer, places)
                 self._wake = trio.Event()
                 with trio.move_on_at(self._next_due()):
                     await self._wake.wait()
@@ -140,7 +142,7 @@ class Dialer:
         if self.is_banned(peer):
             target.due = trio.current_time() + MAX_RETRY_S
             return False
-        return target.is_bootstrap or len(self._linked) < MAX_KEPT_LINKS
+        return target.is_bootstrap or len(self._linked | self._dialling) < MAX_KEPT_LINKS
 
     def _next_due(self) -> Seconds:
         """When the next dial is due; linked peers are not waited for."""

@@ -23,6 +23,7 @@ DEGREE, DEGREE_LOW, DEGREE_HIGH = 6, 4, 12
 HEARTBEAT_S = 1
 """The library's default is 120 s."""
 FIRST_HEARTBEAT_S = 0.1
+RESET_TIMEOUT_S: Seconds = 0.3
 READY_TIMEOUT_S: Seconds = 5.0
 """A publish waits this long for the service to come up again after a restart."""
 
@@ -118,6 +119,8 @@ class Gossip:
         finally:
             self.pubsub = None
             self._ready = trio.Event()
+            with trio.CancelScope(shield=True), trio.move_on_after(RESET_TIMEOUT_S):
+                await pubsub.leave()
             network.notifees[:] = [notifee for notifee in network.notifees if notifee not in registered]
 
     async def publish(self, record: bytes, digests: Sequence[ModelDigest]) -> None:

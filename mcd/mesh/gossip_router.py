@@ -12,11 +12,14 @@ What differs from the library, and why:
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
+import trio
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from google.protobuf.message import DecodeError
+from libp2p.exceptions import BaseLibp2pError
 from libp2p.io.exceptions import IOException, MessageTooLarge
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.network.stream.exceptions import StreamError
@@ -46,6 +49,10 @@ MAX_BACK_OFF_S = 3600
 BROKEN_RPC_STRIKES = 5.0
 """No working implementation sends an RPC that does not parse."""
 
+FIRST_RETRY_S = 0.5
+MAX_RETRY_S = 60.0
+"""Between attempts to gossip with a connected peer; one that never speaks it costs a stream a minute."""
+
 SIGNING_PREFIX: Final = b"libp2p-pubsub:"
 ED25519_ID: Final = bytes.fromhex("002408011220")
 """How the id of an Ed25519 peer begins; its key follows."""
@@ -74,6 +81,11 @@ def is_signed(message: Any) -> bool:
     return True
 
 
+async def _reset(stream: Any) -> None:
+    with contextlib.suppress(BaseLibp2pError):
+        await stream.reset()
+
+
 class RecordPubsub(Pubsub):  # type: ignore[misc]  # libp2p is untyped to us
     """Reads neighbours' RPCs and lets through what the intake accepts."""
 
@@ -90,10 +102,14 @@ class RecordPubsub(Pubsub):  # type: ignore[misc]  # libp2p is untyped to us
         )
         self._topics = topics
         self._intake = intake
+        self._inbound: dict[Any, Any] = {}
+        """The newest stream that each neighbour speaks to us on."""
+        self._registering: set[Any] = set()
 
     async def continuously_read_stream(self, stream: Any) -> None:
         """Read a neighbour's RPCs until its stream ends; one that is too long or does not parse ends it.   [DISC-14]"""
         neighbour = stream.muxed_conn.peer_id
+        self._inbound[neighbour] = stream
         try:
             while self.manager.is_running:
                 rpc = rpc_pb2.RPC()
@@ -102,9 +118,58 @@ class RecordPubsub(Pubsub):  # type: ignore[misc]  # libp2p is untyped to us
         except (MessageTooLarge, DecodeError):
             self._intake.counters.add("gossip_rpc_broken")
             self._intake.strike(PeerId(neighbour.to_base58()), BROKEN_RPC_STRIKES)
-            await stream.reset()
         except (StreamError, IOException, RawConnError):
-            return  # the stream or its connection ended
+            pass  # the stream or its connection ended
+        finally:
+            await _reset(stream)
+            if self._inbound.get(neighbour) is stream:
+                del self._inbound[neighbour]
+                if self.manager.is_running:
+                    self._handle_dead_peer(neighbour)
+
+    async def _handle_new_peer_with_retry(self, peer_id: Any, timeout: float | None = None) -> None:
+        """Open our stream to a peer, again and again while it is connected, whatever the failure.
+
+        The library gives up on all but one class of failure, and then never speaks to the peer again.
+        """
+        del timeout
+        if peer_id in self._registering:
+            return
+        self._registering.add(peer_id)
+        pause_s = FIRST_RETRY_S
+        try:
+            while peer_id not in self.peers and self._peer_is_connected(peer_id):
+                with contextlib.suppress(BaseLibp2pError):
+                    await self._handle_new_peer(peer_id)
+                if peer_id not in self.peers:
+                    await trio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, MAX_RETRY_S)
+        finally:
+            self._registering.discard(peer_id)
+
+    def _handle_dead_peer(self, peer_id: Any) -> None:
+        """Start over with a neighbour one of whose streams ended, while it is connected.
+
+        The library forgets the neighbour's subscriptions even when only our own stream to it failed; on its living
+        one it will not say them again. It also leaves our old stream open.
+        """
+        topics = [topic for topic, peers in self.peer_topics.items() if peer_id in peers]
+        outbound = self.peers.get(peer_id)
+        super()._handle_dead_peer(peer_id)
+        if not self.manager.is_running:
+            return
+        if outbound is not None:
+            self.manager.run_task(_reset, outbound)
+        if peer_id in self._inbound:
+            for topic in topics:
+                self.handle_subscription(peer_id, rpc_pb2.RPC.SubOpts(subscribe=True, topicid=topic))
+
+    async def leave(self) -> None:
+        """End every gossip stream: the neighbours open new ones, to the instance that follows this one."""
+        for protocol in self.router.get_protocols():
+            self.host.remove_stream_handler(protocol)
+        for stream in [*self._inbound.values(), *self.peers.values()]:
+            await _reset(stream)
 
     async def _handle(self, neighbour: Any, rpc: Any) -> None:
         if self._intake.is_banned(PeerId(neighbour.to_base58())):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from itertools import pairwise
 
 import pytest
 import trio
@@ -34,7 +35,7 @@ class Flaky:
 async def test_restarts_come_later_each_time_and_are_counted() -> None:
     out, counters, service = io.StringIO(), Counters(), Flaky(9)
     await supervise("gossip", service, log=Log(out=out), counters=counters)
-    pauses = [b - a for a, b in zip(service.started_s, service.started_s[1:], strict=False)]
+    pauses = [b - a for a, b in pairwise(service.started_s)]
     assert pauses == pytest.approx([0.5, 1, 2, 4, 8, 16, 30, 30, 30])
     assert (RESTART_FIRST_S, RESTART_MAX_S) == (0.5, 30)
     assert counters.snapshot() == {"restarted_gossip": 9}
@@ -50,7 +51,7 @@ async def test_restarts_come_later_each_time_and_are_counted() -> None:
 async def test_a_service_that_recovered_starts_again_at_the_first_pause() -> None:
     service = Flaky(5, run_s=HEALTHY_AFTER_S)
     await supervise("dht", service, log=Log(out=io.StringIO()), counters=Counters())
-    pauses = [b - a - HEALTHY_AFTER_S for a, b in zip(service.started_s, service.started_s[1:], strict=False)]
+    pauses = [b - a - HEALTHY_AFTER_S for a, b in pairwise(service.started_s)]
     assert pauses == pytest.approx([RESTART_FIRST_S] * 5)
 
 

@@ -1,0 +1,176 @@
+"""Whom we dial and when: bootstrap peers for ever, suggested ones while there is room; virtual time, no network."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import pairwise
+
+import pytest
+import trio
+
+from mcd.errors import ConfigError, StreamBrokenError
+from mcd.ids import PeerId
+from mcd.mesh.bootstrap import (
+    MAX_KEPT_LINKS,
+    MAX_RETRY_S,
+    MAX_SUGGESTED,
+    MAX_SUGGESTED_TRIES,
+    YIELD_S,
+    Dialer,
+    peer_of,
+)
+from mcd.mesh.counters import Counters
+
+OWN = PeerId("m")
+BOOT = PeerId("boot")
+ADDRESS = "/ip4/1.2.3.4/tcp/1/p2p/boot"
+
+
+class World:
+    """A network in which the peers of ``alive`` answer."""
+
+    def __init__(self, bootstrap: Sequence[str] = ()) -> None:
+        self.alive: set[PeerId] = set()
+        self.dials: list[tuple[float, PeerId]] = []
+        self.dialer = Dialer(self.connect, own_id=OWN, bootstrap=bootstrap, counters=Counters())
+
+    async def connect(self, peer: PeerId, addresses: Sequence[str]) -> None:
+        assert addresses
+        self.dials.append((trio.current_time(), peer))
+        await trio.sleep(0.01)
+        if peer not in self.alive:
+            raise StreamBrokenError("nobody there")
+        self.dialer.link_up(peer)
+
+    def times(self, peer: PeerId) -> list[float]:
+        return [at for at, dialled in self.dials if dialled == peer]
+
+
+@asynccontextmanager
+async def dialling(world: World) -> AsyncIterator[None]:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.dialer.run)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.spec("DISC-70")
+@pytest.mark.autojump
+async def test_a_bootstrap_peer_is_dialled_for_ever_ever_less_often() -> None:
+    world = World((ADDRESS,))
+    async with dialling(world):
+        await trio.sleep(1000)
+        times = world.times(BOOT)
+        pauses = [b - a for a, b in pairwise(times)]
+        for pause, nominal in zip(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60], strict=False):
+            assert 0.75 * nominal <= pause <= 1.25 * nominal + 0.02
+        assert len(times) >= 15
+        world.alive.add(BOOT)
+        await trio.sleep(2 * MAX_RETRY_S)
+        n_dials = len(world.dials)
+        await trio.sleep(1000)
+        assert len(world.dials) == n_dials
+
+
+@pytest.mark.spec("DISC-70")
+@pytest.mark.autojump
+async def test_a_lost_bootstrap_peer_is_dialled_at_once_and_then_again() -> None:
+    world = World((ADDRESS,))
+    world.alive.add(BOOT)
+    async with dialling(world):
+        await trio.sleep(100)
+        world.alive.clear()
+        world.dialer.link_down(BOOT)
+        await trio.sleep(10)
+        redials = [at - 100 for at in world.times(BOOT) if at >= 100]
+        assert redials[0] < 1
+        assert len(redials) >= 3
+
+
+@pytest.mark.autojump
+async def test_a_suggested_peer_is_dialled_a_few_times_and_dropped() -> None:
+    world = World()
+    async with dialling(world):
+        world.dialer.suggest(PeerId("z"), ["/a"])
+        await trio.sleep(1000)
+        assert len(world.dials) == MAX_SUGGESTED_TRIES
+        world.dialer.suggest(PeerId("z"), ["/a"])
+        await trio.sleep(1000)
+        assert len(world.dials) == 2 * MAX_SUGGESTED_TRIES
+
+
+@pytest.mark.autojump
+async def test_a_lost_suggested_peer_is_dialled_once_within_a_second() -> None:
+    world = World()
+    peer = PeerId("z")
+    world.alive.add(peer)
+    async with dialling(world):
+        world.dialer.suggest(peer, ["/a"])
+        await trio.sleep(50)
+        world.alive.clear()
+        world.dialer.link_down(peer)
+        await trio.sleep(1000)
+        assert len(world.times(peer)) == 2
+        assert world.times(peer)[1] - 50 < 1
+
+
+@pytest.mark.autojump
+async def test_of_two_that_hear_of_each_other_the_greater_id_waits() -> None:
+    world = World()
+    async with dialling(world):
+        world.dialer.suggest(PeerId("z"), ["/a"])
+        world.dialer.suggest(PeerId("a"), ["/a"])
+        await trio.sleep(1)
+        assert [peer for _, peer in world.dials] == ["z"]
+        world.dialer.link_up(PeerId("a"))
+        await trio.sleep(2 * YIELD_S)
+        assert world.times(PeerId("a")) == []
+
+
+@pytest.mark.autojump
+async def test_links_are_kept_to_so_many_and_bootstrap_peers_beyond() -> None:
+    world = World((ADDRESS,))
+    peers = [PeerId(f"z{n}") for n in range(MAX_KEPT_LINKS + 20)]
+    world.alive.update(peers)
+    async with dialling(world):
+        for peer in peers:
+            world.dialer.suggest(peer, ["/a"])
+        await trio.sleep(5)
+        linked = [peer for _, peer in world.dials if peer in world.alive]
+        assert len(linked) == MAX_KEPT_LINKS
+        world.alive.add(BOOT)
+        await trio.sleep(100)
+        assert BOOT in world.dialer._linked
+        world.dialer.link_down(linked[0])
+        world.dialer.link_down(linked[1])
+        await trio.sleep(100)
+        assert len(world.dialer._linked) >= MAX_KEPT_LINKS
+
+
+@pytest.mark.spec("DISC-24")
+@pytest.mark.autojump
+async def test_banned_peers_ourselves_and_the_unaddressed_are_not_dialled() -> None:
+    world = World()
+    world.dialer.is_banned = lambda peer: peer == "z"
+    async with dialling(world):
+        world.dialer.suggest(PeerId("z"), ["/a"])
+        world.dialer.suggest(OWN, ["/a"])
+        world.dialer.suggest(PeerId("y"), [])
+        await trio.sleep(1000)
+        assert world.dials == []
+
+
+@pytest.mark.autojump
+async def test_suggestions_are_bounded() -> None:
+    world = World()
+    for n in range(2 * MAX_SUGGESTED):
+        world.dialer.suggest(PeerId(f"z{n}"), ["/a"])
+    assert len(world.dialer._targets) == MAX_SUGGESTED
+
+
+def test_the_peer_of_a_bootstrap_address() -> None:
+    assert peer_of(ADDRESS) == BOOT
+    for text in ("/ip4/1.2.3.4/tcp/1", "/p2p/x", "/ip4/1.2.3.4/tcp/1/p2p/"):
+        with pytest.raises(ConfigError):
+            peer_of(text)
