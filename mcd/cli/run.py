@@ -105,12 +105,21 @@ def banner(status: DaemonStatus) -> None:
     if not status.engines:
         lines.append("  serves     nothing: entry only; --cpu or --gpu serves a model")
     lines.append(f"  API        http://{status.http}/v1")
-    lines += [f"  {table.paint('warning', table.YELLOW)}    {warning}" for warning in status.warnings]
+    warnings = [*status.warnings, *_exposure(status.http)]
+    lines += [f"  {table.paint('warning', table.YELLOW)}    {table.plain(warning)}" for warning in warnings]
     model = status.engines[0].alias if status.engines else config.EMBEDDED_MODEL
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "What is mcd?"}]})
     lines += ["", "Try it:", f"  curl http://{status.http}/v1/chat/completions \\"]
     lines += ["    -H 'content-type: application/json' \\", f"    -d '{body}'", ""]
     print("\n".join(lines), flush=True)
+
+
+def _exposure(http: str) -> list[str]:
+    """Say what listening beyond this machine means."""
+    host, _ = config.parse_http(http)
+    if host == "localhost" or host.startswith("127.") or host == "::1":
+        return []
+    return ["the API listens beyond this machine: prompts travel in the clear to it, and whoever reaches it may ask"]
 
 
 def _need(holds: bool, rule: str) -> None:

@@ -260,6 +260,7 @@ def test_malformed_json_is_400(raw: bytes, words: str) -> None:
         (b'{"x":' + b'{"y":' * 70 + b"1" + b"}" * 71, "nested more than 64"),
         (b'{"x":[' + b"{}," * 400_000 + b"{}]}", "more than 400000 values"),
         (b'{"x":[' + b"1," * 500_000 + b"1]}", "more than 400000 values"),
+        (b"," * 1_000_000, "more than 400000 values"),
         (b'{"x":"' + b"a" * strict_json.MAX_JSON_BYTES + b'"}', "at most 8388608"),
     ],
 )

@@ -109,6 +109,9 @@ def test_the_banner_has_what_a_newcomer_needs(capsys: pytest.CaptureFixture[str]
     assert status.addresses[0] in out
     assert "http://127.0.0.1:8080/v1/chat/completions" in out
     assert '"model": "modelcloud-nano"' in out
+    assert "warning" not in out
+    run.banner(daemon_status(http="0.0.0.0:8080"))
+    assert "in the clear" in capsys.readouterr().out
 
 
 def test_errors_map_to_exit_codes() -> None:
