@@ -7,19 +7,25 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 import msgspec
+import trio
 
 from mcd.api.events import AnswerEvent, Answering, Waiting
 from mcd.api.request import ChatRequest
 from mcd.entry.router import Router, Trial, want_of
 from mcd.entry.session import Asked, Session
-from mcd.errors import McdError, PeerError
+from mcd.errors import McdError
 from mcd.ids import ModelDigest, PeerId
 from mcd.log import Log
-from mcd.routing.plan import Candidate
+from mcd.routing.plan import Candidate, Want
 from mcd.wire.payload import Delta, Final
 
 MAX_ATTEMPTS = 4
 """Providers tried for one request. Each failed one costs its user waiting time; a fifth rarely helps."""
+
+
+MAX_PATIENCE_S = 2.0
+"""How long a request waits for a provider that just failed or refused when there is no other: the breaker's first
+pauses are shorter, a real outage is longer."""
 
 
 class Answered:
@@ -43,6 +49,10 @@ class _Progress:
         self.digest: ModelDigest | None = None
         """Set by the first token: only this very file can go on."""
         self.has_begun = False
+        self.had_second_chance = False
+
+    def want(self) -> Want:
+        return msgspec.structs.replace(want_of(self.request, frozenset(self.tried)), digest=self.digest)
 
     def note(self, event: AnswerEvent, candidate: Candidate) -> None:
         if isinstance(event, Delta):
@@ -80,10 +90,10 @@ class Failover:
 
     async def _stream(self, request: ChatRequest) -> AsyncGenerator[AnswerEvent, None]:
         progress = _Progress(request)
-        failure: PeerError | McdError | None = None
+        failure: McdError | None = None
         yield Waiting(0.0)
         for _ in range(MAX_ATTEMPTS):
-            candidate = self._choose(progress, failure)
+            candidate = await self._choose(progress, failure)
             progress.tried.add(candidate.peer_id)
             try:
                 async with aclosing(self._attempt(candidate, progress)) as events:
@@ -100,15 +110,32 @@ class Failover:
         assert failure is not None
         raise failure
 
-    def _choose(self, progress: _Progress, failure: McdError | None) -> Candidate:
-        """The next candidate; when there is none left, the user hears why the last one failed."""
-        want = want_of(progress.request, frozenset(progress.tried))
+    async def _choose(self, progress: _Progress, failure: McdError | None) -> Candidate:
+        """The next candidate. When all were tried, those that only stumbled get a second chance, once.
+
+        Raises:
+            McdError: Nobody is left; the user hears why the last one failed.
+        """
         try:
-            return self._router.next(msgspec.structs.replace(want, digest=progress.digest))
+            return self._router.next(progress.want())
         except McdError:
-            if failure is not None:
+            if failure is None:
+                raise
+            if progress.had_second_chance:
                 raise failure from None
-            raise
+        progress.had_second_chance = True
+        progress.tried.clear()
+        try:
+            return self._router.next(progress.want())
+        except McdError as problem:
+            wait_s = problem.retry_after_s
+            if wait_s is None or wait_s > MAX_PATIENCE_S:
+                raise failure from None
+        await trio.sleep(wait_s)
+        try:
+            return self._router.next(progress.want())
+        except McdError:
+            raise failure from None
 
     async def _attempt(self, candidate: Candidate, progress: _Progress) -> AsyncGenerator[AnswerEvent, None]:
         """One provider's part of the answer, measured."""

@@ -29,6 +29,8 @@ from mcd.wire.signing import SigningKey
 
 ANNOUNCE_EVERY_S = 30.0
 """A quarter of a record's lifetime: three announcements may be lost."""
+REPEAT_AFTER_S = (1.0, 4.0, 10.0)
+"""A change is said again this long after it: a neighbour whose gossip link was still forming missed the first time."""
 LOOK_EVERY_S = 0.5
 """How soon a change of the engines is announced; a provider must be routable within 2 s of being up."""
 LIFETIME_MS = MAX_RECORD_LIFETIME_MS
@@ -69,23 +71,38 @@ class Announcer:
         body = self._describe()
         old = self._record
         is_young = old is not None and now_ms - old.issued_ms < LIFETIME_MS // 3
-        if old is not None and is_young and _same(old, body):
-            return self._signed
+        if old is None or not is_young or not _same(old, body):
+            self._number(body, now_ms)
+        return self._signed
+
+    def _renew(self) -> None:
+        """Give the record a new number and life, unchanged otherwise."""
+        self._number(self._describe(), self._clock.unix_ms())
+
+    def _number(self, body: Record, now_ms: int) -> None:
         self._seq = next_seq(self._seq, now_ms)
         self._record = msgspec.structs.replace(body, seq=self._seq, issued_ms=now_ms, expires_ms=now_ms + LIFETIME_MS)
         self._signed = sign_record(self._record, self._key)
         self._on_change(SignedRecord(self._mesh.peer_id, self._key.public_key, self._record, self._signed))
-        return self._signed
 
     async def run(self) -> None:
-        """Gossip the record at every change and every 30 s until cancelled."""
-        last = b""
+        """Gossip the record at every change, again shortly after, and every 30 s until cancelled."""
+        last: Record | None = None
+        due: list[float] = []
         while True:
-            signed = self.signed_record()
-            if signed != last or self._clock.now() - self._published_at >= ANNOUNCE_EVERY_S:
-                last = signed
-                await self._publish(signed)
-            await trio.sleep(LOOK_EVERY_S)
+            now = self._clock.now()
+            self.signed_record()
+            assert self._record is not None
+            if last is None or not _same(last, self._record):
+                due = [now + after_s for after_s in REPEAT_AFTER_S]
+            elif due and due[0] <= now:
+                self._renew()  # with a new number: those who have it relay it to those who do not
+            elif now - self._published_at < ANNOUNCE_EVERY_S:
+                await trio.sleep(LOOK_EVERY_S)
+                continue
+            due = [instant for instant in due if instant > now]
+            last = self._record
+            await self._publish(self.signed_record())
 
     async def _publish(self, signed: bytes) -> None:
         self._published_at = self._clock.now()

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from openai import OpenAI
 
-from mcd.engine.catalogue import EMBEDDED_PATH
+from mcd.engine.catalogue import embedded_path
 from scripts.local_mesh import LocalMesh, Peer, local_mesh, serves
 from tests.e2e.memory import search, spellings
 
@@ -53,7 +53,7 @@ def token_ids(text: str) -> list[int]:
         "llama = llama_cpp.Llama(sys.argv[1], vocab_only=True, verbose=False)\n"
         "print(json.dumps(llama.tokenize(sys.argv[2].encode(), add_bos=False)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(EMBEDDED_PATH), text], capture_output=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code, str(embedded_path()), text], capture_output=True, check=True)
     ids: list[int] = json.loads(done.stdout)
     return ids[2:-2]
 
