@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
-from mcd.errors import ConfigError, McdError
+from mcd.errors import ConfigError, McdError, RemoteProtocolError
 from mcd.ids import PeerId
 from mcd.mesh.counters import Counters
 from mcd.units import Seconds
+from mcd.wire.signing import public_key_of
 
 FIRST_RETRY_S: Seconds = 1.0
 MAX_RETRY_S: Seconds = 60.0
@@ -50,7 +51,11 @@ def peer_of(address: str) -> PeerId:
         ConfigError: There is none.
     """
     head, _, peer = address.rpartition("/p2p/")
-    if not head or not peer:
+    try:
+        public_key_of(peer)
+    except RemoteProtocolError:
+        head = ""
+    if not head:
         raise ConfigError(f"--bootstrap {address} does not end in /p2p/<peer id>; ask that peer for `mcd id`")
     return PeerId(peer)
 

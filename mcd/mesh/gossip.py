@@ -77,6 +77,8 @@ class Gossip:
         self._intake = intake
         self._ip_of = ip_of
         self._topics = [topic_of(network, shard) for shard in range(N_SHARDS)]
+        self._unheard: dict[str, bytes] = {}
+        """Our record, by topics on which no neighbour listened when it was sent."""
         self._ready = trio.Event()
         self.pubsub: RecordPubsub | None = None
         """The running instance; None between restarts."""
@@ -98,9 +100,9 @@ class Gossip:
             spam_protection_enabled=False,  # it caps at ten messages a second and topic, silently; ours counts
             eclipse_protection_enabled=False,
             max_idontwant_messages=256,
+            topics=frozenset(self._topics),
+            ip_of=self._ip_of,
         )
-        router.topics = frozenset(self._topics)
-        router.ip_of = self._ip_of
         network = self._host.get_network()
         n_before = len(network.notifees)
         pubsub = RecordPubsub(self._host, router, topics=router.topics, intake=self._intake)
@@ -114,6 +116,7 @@ class Gossip:
                     await pubsub.subscribe(topic)
                 for peer in self._host.get_connected_peers():
                     nursery.start_soon(pubsub.ensure_peer_stream, peer)
+                nursery.start_soon(self._repeat_unheard, pubsub)
                 self.pubsub = pubsub
                 self._ready.set()
         finally:
@@ -124,14 +127,31 @@ class Gossip:
             network.notifees[:] = [notifee for notifee in network.notifees if notifee not in registered]
 
     async def publish(self, record: bytes, digests: Sequence[ModelDigest]) -> None:
-        """Send our signed record on the shards of its models, on our own shard when it has none.   [DISC-12]"""
+        """Send our signed record on the shards of its models, on our own shard when it has none.   [DISC-12]
+
+        On a shard where nobody listens yet it goes out when somebody does, unless a newer one came between.
+        """
         shards = {shard_of_digest(digest) for digest in digests} or {
             shard_of_peer(PeerId(self._host.get_id().to_base58()))
         }
+        self._unheard = {topic_of(self._network, shard): record for shard in sorted(shards)}
         with trio.move_on_after(READY_TIMEOUT_S):
             await self._ready.wait()
         if self.pubsub is None:
             self._intake.counters.add("gossip_not_ready")
             return
-        for shard in sorted(shards):
-            await self.pubsub.publish(topic_of(self._network, shard), record)
+        for topic in list(self._unheard):
+            await self._send(self.pubsub, topic)
+
+    async def _send(self, pubsub: RecordPubsub, topic: str) -> None:
+        is_heard = bool(pubsub.router.mesh.get(topic))
+        await pubsub.publish(topic, self._unheard[topic])
+        if is_heard:
+            self._unheard.pop(topic, None)
+
+    async def _repeat_unheard(self, pubsub: RecordPubsub) -> None:
+        """Publish again what nobody heard, as soon as somebody may: a joining peer announces before it is linked."""
+        while True:
+            await trio.sleep(HEARTBEAT_S)
+            for topic in [topic for topic in self._unheard if pubsub.router.mesh.get(topic)]:
+                await self._send(pubsub, topic)

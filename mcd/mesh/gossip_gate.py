@@ -64,7 +64,11 @@ class Bucket:
 
 
 class Recent(OrderedDict[K, V]):
-    """A dictionary of at most MAX_TRACKED entries that forgets the longest unused."""
+    """A dictionary of so many entries that forgets the longest unused."""
+
+    def __init__(self, max_entries: int | None = None) -> None:
+        super().__init__()
+        self.max_entries = MAX_TRACKED if max_entries is None else max_entries
 
     def touch(self, key: K, make: Callable[[], V]) -> V:
         """The entry of ``key``, made when absent, now the most recently used."""
@@ -78,7 +82,7 @@ class Recent(OrderedDict[K, V]):
         """Set the entry of ``key`` and forget the longest unused one when there are too many."""
         self[key] = value
         self.move_to_end(key)
-        if len(self) > MAX_TRACKED:
+        if len(self) > self.max_entries:
             self.popitem(last=False)
 
 

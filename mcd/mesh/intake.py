@@ -8,9 +8,15 @@ import trio
 
 from mcd.ids import PeerId
 from mcd.mesh.counters import Counters
-from mcd.mesh.gossip_gate import Gate
+from mcd.mesh.gossip_gate import Gate, Recent
 from mcd.ports import Verdict
+from mcd.units import Seconds
 from mcd.wire.messages import MAX_RECORD_BYTES
+
+REPEAT_S: Seconds = 10.0
+"""The same record is not opened again within this time: a signature check saved for each further way it comes."""
+MAX_REMEMBERED = 1024
+"""At most 4 MiB of records."""
 
 Judge = Callable[[bytes, PeerId], Verdict]
 
@@ -34,18 +40,29 @@ class Intake:
         self.gate = Gate()
         self.judge: Judge = ignore_all
         self.counters = counters
+        self._judged: Recent[bytes, Seconds] = Recent(MAX_REMEMBERED)
         self._ip_of = ip_of
         self._on_ban = on_ban
 
     def offer(self, record: bytes, neighbour: PeerId) -> Verdict:
         """Judge one record; a bad one is held against the peer that brought it.   [DISC-25]"""
-        verdict: Verdict = "reject" if len(record) > MAX_RECORD_BYTES else self.judge(record, neighbour)
         if len(record) > MAX_RECORD_BYTES:
             self.counters.add("record_oversized")
+            verdict: Verdict = "reject"
+        elif self._is_repeated(record):
+            verdict = "ignore"
+        else:
+            verdict = self.judge(record, neighbour)
+            if verdict != "reject":
+                self._judged.put(record, trio.current_time())
         self.counters.add(f"record_{verdict}")
         if verdict == "reject":
             self.strike(neighbour, 1.0)
         return verdict
+
+    def _is_repeated(self, record: bytes) -> bool:
+        """Whether these bytes were judged and found no fault with a moment ago: each link brings them once more."""
+        return trio.current_time() - self._judged.get(record, -REPEAT_S) < REPEAT_S
 
     def strike(self, neighbour: PeerId, points: float) -> None:
         """Hold ``points`` against a neighbour, and part with it when it has too many.   [DISC-23]"""

@@ -6,7 +6,6 @@ The library's own mDNS blocks the loop for 1.6 s at start and shares one service
 from __future__ import annotations
 
 import ipaddress
-import re
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -16,10 +15,11 @@ import trio
 from zeroconf import Error as ZeroconfError
 from zeroconf import InterfaceChoice, IPVersion, ServiceBrowser, ServiceInfo, ServiceListener, Zeroconf
 
+from mcd.errors import RemoteProtocolError
 from mcd.ids import PeerId
 from mcd.units import Seconds
 from mcd.wire.messages import MAX_ADDRESSES
-from mcd.wire.signing import PEER_ID_CHARS
+from mcd.wire.signing import public_key_of
 
 SERVICE = "_modelcloud._tcp.local."
 RESOLVE_TIMEOUT_MS = 3000
@@ -29,8 +29,6 @@ CLOSE_TIMEOUT_S: Seconds = 0.5
 
 ABANDON: Final[dict[str, Any]] = {"abandon_on_cancel": True}
 """Leave a thread of zeroconf's to itself when we are cancelled; the stubs mypy finds are older than the name."""
-
-_PEER_ID = re.compile(rf"[1-9A-HJ-NP-Za-km-z]{{{PEER_ID_CHARS}}}\Z")
 
 Found = Callable[[PeerId, Sequence[str]], None]
 
@@ -60,7 +58,9 @@ def read_service(info: ServiceInfo, network: str) -> tuple[PeerId, tuple[str, ..
     if net != network.encode() or not info.port:
         return None
     peer_id = name.decode("ascii", "replace")
-    if not _PEER_ID.match(peer_id):
+    try:
+        public_key_of(peer_id)
+    except RemoteProtocolError:
         return None
     addresses = [
         address
@@ -91,7 +91,7 @@ class Lan:
         """
         self._presence = presence
         self._on_found = on_found
-        self._interfaces = interfaces
+        self._interfaces = None if interfaces is None else list(interfaces)
 
     async def run(self) -> None:
         """Announce ourselves and report sightings until cancelled.
@@ -100,23 +100,28 @@ class Lan:
             OSError: No interface takes multicast; the supervisor tries again later.
         """
         listener = _Sightings(self._presence, self._on_found, trio.lowlevel.current_trio_token())
-        zeroconf = await trio.to_thread.run_sync(self._start, listener, **ABANDON)
+        zeroconf: Zeroconf | None = None
         try:
+            zeroconf = await trio.to_thread.run_sync(self._start, listener, **ABANDON)
             await trio.sleep_forever()
         finally:
             listener.is_closed = True
-            with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_TIMEOUT_S):
-                await trio.to_thread.run_sync(zeroconf.close, **ABANDON)
+            if zeroconf is not None:
+                with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_TIMEOUT_S):
+                    await trio.to_thread.run_sync(zeroconf.close, **ABANDON)
 
     def _start(self, listener: _Sightings) -> Zeroconf:
         """Open the sockets, register and browse; takes about two seconds, in a thread."""
         zeroconf = Zeroconf(interfaces=self._interfaces or InterfaceChoice.All)
         try:
-            zeroconf.register_service(self._service_info(), allow_name_change=False)
+            # The name is a peer id: it needs no probing for namesakes, which would find our own earlier run.
+            zeroconf.register_service(self._service_info(), cooperating_responders=True)
             ServiceBrowser(zeroconf, SERVICE, listener)
         except BaseException:
             zeroconf.close()
             raise
+        if listener.is_closed:
+            zeroconf.close()  # cancelled while we started; nobody else will
         return zeroconf
 
     def _service_info(self) -> ServiceInfo:

@@ -181,8 +181,7 @@ class Libp2pMesh:
             return
         self._dialer.link_up(link.peer_id)
         self._dht.link_up(link.peer_id, is_outbound=link.is_outbound)
-        if link.is_outbound:
-            self._records.ask_soon(link.peer_id)
+        self._records.ask_soon(link.peer_id)
 
     def _link_down(self, peer_id: PeerId) -> None:
         self._ips.pop(peer_id, None)

@@ -50,9 +50,16 @@ class Peer:
     """A mesh with a directory. Drops are counted by reason in ``drops``."""
 
     def __init__(
-        self, name: str, *, network: str, bootstrap: Sequence[str] = (), listen: Sequence[str] = LOOPBACK
+        self,
+        name: str,
+        *,
+        network: str,
+        bootstrap: Sequence[str] = (),
+        listen: Sequence[str] = LOOPBACK,
+        seeks_links: bool = False,
     ) -> None:
         self.name = name
+        self.seeks_links = seeks_links
         self.network = network
         self.key = SigningKey(seed_of(name))
         self.events = io.StringIO()
@@ -95,6 +102,8 @@ class Peer:
             self.drops["old"] += 1
             return "ignore"
         self.directory[signed.peer_id] = signed
+        if self.seeks_links:
+            self.mesh.suggest(signed.peer_id, signed.record.addresses)
         return "accept"
 
     def newest(self) -> Sequence[bytes]:

@@ -301,3 +301,16 @@ async def test_a_thousand_fuzzed_rpcs_kill_nobody(monkeypatch: pytest.MonkeyPatc
         await bob.announce()
         await until(lambda: bob.peer_id in ann.directory)
         assert ann.count("restarted_gossip") == 0
+
+
+@pytest.mark.spec("DISC-18")
+async def test_what_was_published_before_anyone_listened_is_published_again() -> None:
+    ann, bob = Peer("ann", network="gb"), Peer("bob", network="gb")
+    bob.mesh._records.ask_soon = lambda peer: None  # type: ignore[method-assign]  # gossip alone
+    async with running(ann, bob):
+        await ann.announce()
+        newer = await ann.announce()
+        await bob.mesh.connect(ann.peer_id, ann.mesh.addresses())
+        await until(lambda: ann.peer_id in bob.directory)
+        assert bob.directory[ann.peer_id].raw == newer
+        assert not bob.drops

@@ -8,6 +8,7 @@ from typing import Any
 import base58
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 
 from mcd.ids import ModelDigest, PeerId
@@ -98,9 +99,8 @@ def test_a_sequence_number_has_eight_bytes() -> None:
 
 
 def router() -> RecordRouter:
-    made = RecordRouter(["/meshsub/1.2.0"], 6, 4, 12, score_params=score_params())
-    made.topics = frozenset({TOPIC})
-    return made
+    params, topics = score_params(), frozenset({TOPIC})
+    return RecordRouter(["/meshsub/1.2.0"], 6, 4, 12, score_params=params, topics=topics, ip_of=lambda _: "8.8.8.8")
 
 
 @pytest.mark.spec("DISC-16")
@@ -142,9 +142,29 @@ def test_wanted_ids_are_bounded_over_all_entries() -> None:
 
 def test_scores_are_not_the_librarys_zeros() -> None:
     params = score_params()
-    scorer = RecordRouter(["/meshsub/1.2.0"], 6, 4, 12, score_params=params).scorer
+    scorer = router().scorer
     assert params.graylist_threshold > float("-inf")
     for _ in range(7):
         scorer.on_invalid_message("peer", TOPIC)
     assert scorer.is_graylisted("peer", [TOPIC])
     assert not scorer.is_graylisted("other", [TOPIC])
+
+
+def test_peers_of_one_public_address_lose_score_and_those_of_a_private_one_do_not() -> None:
+    ids = [ID(ED25519_ID + bytes([n]) * 32) for n in range(12)]
+    public, private = router(), router()
+    private.ip_of = lambda _: "127.0.0.1"
+    for made in (public, private):
+        for one in ids:
+            made._track_peer_ip(one)
+    assert public.scorer.is_graylisted(ids[0], [TOPIC])
+    assert private.scorer.score(ids[0], [TOPIC]) == 0
+
+
+def test_tables_of_unused_features_stay_empty() -> None:
+    made = router()
+    for n in range(100):
+        made._pending_messages[n].append("message")
+        made.recent_message_deliveries[TOPIC].append(0.0)
+    assert not made._pending_messages
+    assert not made.recent_message_deliveries

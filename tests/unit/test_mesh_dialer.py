@@ -23,8 +23,8 @@ from mcd.mesh.bootstrap import (
 from mcd.mesh.counters import Counters
 
 OWN = PeerId("m")
-BOOT = PeerId("boot")
-ADDRESS = "/ip4/1.2.3.4/tcp/1/p2p/boot"
+BOOT = PeerId("12D3KooWEZk94J7NNts1xCuFxzjPCTDs8vckvnG987v9kxaQX4Vb")
+ADDRESS = f"/ip4/1.2.3.4/tcp/1/p2p/{BOOT}"
 
 
 class World:
@@ -118,6 +118,7 @@ async def test_a_lost_suggested_peer_is_dialled_once_within_a_second() -> None:
 @pytest.mark.autojump
 async def test_of_two_that_hear_of_each_other_the_greater_id_waits() -> None:
     world = World()
+    world.alive.add(PeerId("z"))
     async with dialling(world):
         world.dialer.suggest(PeerId("z"), ["/a"])
         world.dialer.suggest(PeerId("a"), ["/a"])
@@ -171,6 +172,6 @@ async def test_suggestions_are_bounded() -> None:
 
 def test_the_peer_of_a_bootstrap_address() -> None:
     assert peer_of(ADDRESS) == BOOT
-    for text in ("/ip4/1.2.3.4/tcp/1", "/p2p/x", "/ip4/1.2.3.4/tcp/1/p2p/"):
+    for text in ("/ip4/1.2.3.4/tcp/1", f"/p2p/{BOOT}", "/ip4/1.2.3.4/tcp/1/p2p/", ADDRESS[:-1], ADDRESS + "x"):
         with pytest.raises(ConfigError):
             peer_of(text)
