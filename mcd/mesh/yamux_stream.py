@@ -262,7 +262,7 @@ class YamuxStream(IMuxedStream):  # type: ignore[misc]  # libp2p ships no types 
         if self._is_counted:
             self._outlet.released(n_bytes)
         self._consumed += n_bytes
-        if self._consumed < self._receive_window // 2 or self._has_remote_finished or self._is_reset:
+        if self._consumed < self._receive_window // 4 or self._has_remote_finished or self._is_reset:
             return
         now_s = trio.current_time()
         rtt_s = self._outlet.rtt_s
