@@ -33,6 +33,8 @@ TPOT_WEIGHT = 0.3
 """Weight of a new decode speed: three exchanges replace the past."""
 CORRECTION_MEMORY = 0.9
 """Weight of past exchanges in the correction of claimed prefill speed."""
+CLAIM_WEIGHT = 0.25
+"""How many exchanges a claim counts for: after one measurement it has a fifth of the say."""
 MAX_CORRECTION = 64.0
 """Bound on how wrong a claim can be believed to be, so that one absurd measurement heals."""
 PREFILL_FIXED_S = 0.02
@@ -106,7 +108,7 @@ class Learned(msgspec.Struct):
     @property
     def correction(self) -> float:
         """Observed over claimed prefill time; shrunk towards 1 while there are few observations."""
-        return math.exp(self.log_correction / (self.correction_weight + 1))
+        return math.exp(self.log_correction / (self.correction_weight + CLAIM_WEIGHT))
 
     @property
     def is_proven(self) -> bool:

@@ -1,0 +1,171 @@
+"""Plans: who is asked first, who is not asked, and that nobody is asked for another model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+
+import pytest
+
+from mcd.errors import ModelNotFoundError, NoProviderError, UnsupportedError
+from mcd.ids import ModelDigest, PeerId
+from mcd.routing.estimate import Estimates
+from mcd.routing.health import Health
+from mcd.routing.plan import MAX_CANDIDATES, Candidate, Known, Want, candidates, plan, preferred_digests
+from mcd.routing.snapshot import Offer, OfferIndex, Snapshot
+from mcd.wire.messages import ModelOffer, Record
+
+D1, D2 = ModelDigest(b"\x01" * 32), ModelDigest(b"\x02" * 32)
+
+
+def offer(
+    peer: str,
+    digest: bytes = D1,
+    *,
+    alias: str = "llama",
+    tokens_per_s: int = 50,
+    capabilities: tuple[str, ...] = ("chat",),
+    is_suspect: bool = False,
+    is_own: bool = False,
+) -> Offer:
+    model = ModelOffer(alias, digest, 4096, 2, capabilities, 0, 0, 1000, tokens_per_s, b"k" * 32, b"i" * 8)
+    record = Record(1, "main", 1, 0, 1, peer, "", (f"/ip4/192.0.2.1/tcp/1/p2p/{peer}",), (model,))
+    return Offer(PeerId(peer), record, model, is_suspect, is_own)
+
+
+def snapshot(*offers: Offer) -> Snapshot:
+    index = OfferIndex()
+    peers = dict.fromkeys(one.peer_id for one in offers)
+    for peer_id in peers:
+        index.show(peer_id, tuple(one for one in offers if one.peer_id == peer_id))
+    return index.freeze()
+
+
+def known(*linked: str, rtt_s: float = 0.05) -> Known:
+    return Known(Estimates(), Health(), {PeerId(peer): rtt_s for peer in linked})
+
+
+def ask(view: Snapshot, want: Want, facts: Known, *, now: float = 0.0, seed: int = 1) -> list[str]:
+    return [candidate.peer_id for candidate in plan(view, want, facts, now, Random(seed))]
+
+
+WANT = Want("llama", n_prompt_tokens=100, n_output_tokens=100)
+
+
+def test_the_fastest_is_asked_first() -> None:
+    view = snapshot(offer("slow", tokens_per_s=10), offer("fast", tokens_per_s=100), offer("mid"))
+    assert ask(view, WANT, known("slow", "fast", "mid")) == ["fast", "mid", "slow"]
+
+
+def test_measurements_beat_claims() -> None:
+    facts = known("liar", "honest")
+    facts.estimates.answer_ended(PeerId("liar"), D1, 101, 50.0)
+    view = snapshot(offer("liar", tokens_per_s=1000), offer("honest", tokens_per_s=20))
+    assert ask(view, WANT, facts) == ["honest", "liar"]
+
+
+def test_a_suspect_comes_last_and_our_own_engine_has_no_network() -> None:
+    view = snapshot(offer("own", is_own=True), offer("far"), offer("suspect", is_suspect=True))
+    assert ask(view, WANT, known("far", "suspect", rtt_s=0.4)) == ["own", "far", "suspect"]
+
+
+def test_near_equals_are_shuffled_and_the_rest_is_not() -> None:
+    view = snapshot(offer("a"), offer("b"), offer("c"), offer("slow", tokens_per_s=20))
+    facts = known("a", "b", "c", "slow")
+    firsts = Counter(ask(view, WANT, facts, seed=seed)[0] for seed in range(300))
+    assert set(firsts) == {"a", "b", "c"}
+    assert min(firsts.values()) > 60
+    assert {ask(view, WANT, facts, seed=seed)[-1] for seed in range(20)} == {"slow"}
+    assert ask(view, WANT, facts, seed=7) == ask(view, WANT, facts, seed=7)
+
+
+def test_a_burst_spreads_over_equal_providers() -> None:
+    facts = known("a", "b", "c", "d")
+    view = snapshot(offer("a"), offer("b"), offer("c"), offer("d"))
+    random, chosen = Random(3), Counter()
+    for _ in range(12):
+        first = plan(view, WANT, facts, 0.0, random)[0]
+        facts.estimates.sent(first.peer_id, first.digest)
+        chosen[first.peer_id] += 1
+    assert set(chosen.values()) == {3}, "one's own requests in flight count"
+
+
+def test_an_unknown_model_is_never_answered_by_another() -> None:
+    for name in ("lama", "llama2", "", "llama@sha256:ffffffff", "llama@sha256:zz", "llama@", "@", "x" * 500):
+        with pytest.raises(ModelNotFoundError, match="mcd models") as caught:
+            ask(snapshot(offer("a")), Want(name), known("a"))
+        assert caught.value.param == "model"
+
+
+def test_an_alias_of_several_files_prefers_the_most_offered_then_the_lowest() -> None:
+    first, second, third = offer("a", D2), offer("b", D2), offer("c", D1, tokens_per_s=900)
+    assert preferred_digests((first, second, third)) == (D2, D1)
+    assert preferred_digests((first, third)) == (D1, D2)
+    view = snapshot(first, second, third)
+    assert ask(view, WANT, known("a", "b", "c"))[-1] == "c", "a faster provider of another file is asked last"
+
+
+def test_a_digest_prefix_chooses_the_file() -> None:
+    view = snapshot(offer("a", D2), offer("b", D2), offer("c", D1))
+    named = Want(f"llama@sha256:{D1.hex()[:8]}")
+    assert ask(view, named, known("a", "b", "c")) == ["c"]
+    assert ask(view, Want(f"llama@sha256:{D2.hex()}"), known("a", "b"), seed=2) in (["a", "b"], ["b", "a"])
+
+
+@pytest.mark.spec("EX-41")
+def test_a_continued_answer_asks_for_the_same_file_under_any_alias() -> None:
+    view = snapshot(offer("a", D1), offer("b", D2), offer("c", D1, alias="other-name"))
+    want = Want("llama", digest=D1, exclude=frozenset({PeerId("a")}))
+    assert ask(view, want, known("a", "b", "c")) == ["c"]
+    with pytest.raises(ModelNotFoundError):
+        ask(view, Want("llama", digest=ModelDigest(b"\x03" * 32)), known())
+
+
+def test_who_was_tried_is_not_asked_again() -> None:
+    view = snapshot(offer("a"), offer("b"))
+    want = Want("llama", exclude=frozenset({PeerId("a")}))
+    assert ask(view, want, known("a", "b")) == ["b"]
+    with pytest.raises(NoProviderError):
+        ask(view, Want("llama", exclude=frozenset({PeerId("a"), PeerId("b")})), known("a", "b"))
+
+
+def test_capabilities_are_required() -> None:
+    view = snapshot(offer("a"), offer("b", capabilities=("chat", "tools")))
+    assert ask(view, Want("llama", capabilities=frozenset({"tools"})), known("a", "b")) == ["b"]
+    with pytest.raises(UnsupportedError, match="vision"):
+        ask(view, Want("llama", capabilities=frozenset({"vision"})), known("a", "b"))
+
+
+def test_who_has_to_wait_is_not_asked_and_the_plan_says_when_to_retry() -> None:
+    facts = known("a", "b")
+    view = snapshot(offer("a", tokens_per_s=500), offer("b"))
+    facts.health.refused(PeerId("a"), D1, 3.0, 0.0)
+    assert ask(view, WANT, facts) == ["b"]
+    facts.health.failed(PeerId("b"), 0.0)
+    facts.health.failed(PeerId("b"), 0.0)
+    facts.health.failed(PeerId("b"), 0.0)
+    with pytest.raises(NoProviderError) as caught:
+        ask(view, WANT, facts)
+    assert caught.value.retry_after_s == pytest.approx(2.0)
+    assert ask(view, WANT, facts, now=3.0)[0] == "a"
+
+
+def test_the_explanation_shows_everyone_with_the_reason() -> None:
+    facts = known("a")
+    facts.health.refused(PeerId("a"), D1, 3.0, 0.0)
+    shown = candidates(snapshot(offer("a"), offer("b", is_suspect=True)), WANT, facts, now=1.0)
+    by_peer: dict[str, Candidate] = {one.peer_id: one for one in shown}
+    assert [one.peer_id for one in shown] == ["b", "a"]
+    assert by_peer["a"].why == "claimed, busy for 2.0 s"
+    assert by_peer["b"].why == "claimed, cold, suspect"
+    assert by_peer["b"].name == "b"
+    assert by_peer["b"].addresses == ("/ip4/192.0.2.1/tcp/1/p2p/b",)
+    parts = by_peer["b"].prediction
+    assert parts.total_s == pytest.approx(
+        parts.rtt_s + parts.queue_s + parts.prefill_s + parts.decode_s + parts.penalty_s
+    )
+
+
+def test_a_plan_has_a_bound() -> None:
+    view = snapshot(*(offer(f"p{number}") for number in range(MAX_CANDIDATES + 20)))
+    assert len(ask(view, WANT, known())) == MAX_CANDIDATES
