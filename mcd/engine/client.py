@@ -75,6 +75,7 @@ DETAILS = {
     FailureCode.LIBRARY_MISSING: "llama-cpp-python is not installed; run: make setup-serve",
     FailureCode.SCRIPT_INVALID: "the script of the scripted engine cannot be read",
     FailureCode.UPSTREAM: "the server behind --engine openai:URL does not answer as an OpenAI-compatible one",
+    FailureCode.NO_GPU: "this llama-cpp-python was built without GPU support; reinstall it with it, or use --cpu",
     FailureCode.COMPUTE: "the model computes no valid numbers (NaN); the file is damaged",
 }
 """What a worker's NotReady means, for the operator."""

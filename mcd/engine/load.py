@@ -1,10 +1,11 @@
-"""Which backend a Hello asks for, confined before it is imported."""
+"""Which backend a Hello asks for: what it may keep, then the import of what computes."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from mcd.engine import script
+from mcd.engine import sandbox, script
 from mcd.engine.backend import Backend, StartError
 from mcd.engine.messages import FailureCode, Hello
 from mcd.errors import ConfigError
@@ -12,18 +13,25 @@ from mcd.errors import ConfigError
 
 def confine(hello: Hello) -> tuple[str, ...]:
     """Give up every right the backend does not need; one line a control, for `mcd doctor`."""
-    del hello
-    return ()
+    if hello.backend == "openai":
+        profile = sandbox.Profile(name="adapter", upstream_port=_port(hello.source))
+    else:
+        profile = sandbox.Profile(read_paths=(hello.source,), needs_gpu=hello.options.gpu)
+    return sandbox.harden(profile).lines()
 
 
 def open_backend(hello: Hello) -> Backend:
-    """Load what computes.
+    """Import and load what computes.
 
     Raises:
         StartError: It cannot, for a reason that stays.
     """
     if hello.backend == "scripted":
         return _scripted(hello)
+    if hello.backend == "llama":
+        from mcd.engine.llama import LlamaBackend
+
+        return LlamaBackend(hello.source, hello.options)
     raise StartError(FailureCode.LIBRARY_MISSING)
 
 
@@ -35,3 +43,8 @@ def _scripted(hello: Hello) -> Backend:
     except (OSError, ConfigError):
         raise StartError(FailureCode.SCRIPT_INVALID) from None
     return ScriptedBackend(play, hello.options.n_slots, hello.options.n_ctx)
+
+
+def _port(url: str) -> int:
+    parts = urlsplit(url)
+    return parts.port or (443 if parts.scheme == "https" else 80)

@@ -44,6 +44,8 @@ class FailureCode(IntEnum):
     """The model loads but is no decoder of text."""
     COMPUTE = 10
     """llama_decode failed, or the model computes no numbers (NaN)."""
+    NO_GPU = 11
+    """--gpu with a build that has no GPU support."""
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True, tag=0):

@@ -1,0 +1,66 @@
+"""llama_cpp, imported once, quiet, and proven to be the library whose structs these bindings describe.
+
+Another build of llama.cpp differs by an 8-byte field in llama_context_params; with it every later field would be
+written to the wrong place, silently. The defaults it fills in are the witness: they must read as known.
+Run as a program it says on one line whether this build can use a GPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any
+
+from mcd.engine.backend import StartError
+from mcd.engine.messages import FailureCode
+
+EXPECTED_CONTEXT: dict[str, int] = {
+    "n_batch": 2048,
+    "n_ubatch": 512,
+    "n_seq_max": 1,
+    "offload_kqv": True,
+    "op_offload": True,
+    "swa_full": True,
+    "embeddings": False,
+    "kv_unified": False,
+}
+EXPECTED_MODEL: dict[str, int] = {"vocab_only": False, "check_tensors": False, "use_extra_bufts": True}
+
+_kept: list[object] = []
+"""The log callback: C keeps a bare pointer to it, so it must never be freed."""
+
+
+def load_library() -> Any:
+    """Import llama_cpp, silence it, check it; returns its low-level module.
+
+    Raises:
+        StartError: LIBRARY_MISSING or LIBRARY_MISMATCH.
+    """
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+    try:
+        from llama_cpp import llama_cpp as lib
+    except (ImportError, OSError, RuntimeError):
+        raise StartError(FailureCode.LIBRARY_MISSING) from None
+    if not _kept:
+        _kept.append(lib.llama_log_callback(_ignore))
+        lib.llama_log_set(_kept[0], ctypes.c_void_p(0))
+        lib.llama_backend_init()
+    _check(lib.llama_context_default_params(), EXPECTED_CONTEXT)
+    _check(lib.llama_model_default_params(), EXPECTED_MODEL)
+    return lib
+
+
+def _check(params: Any, expected: dict[str, int]) -> None:
+    if any(getattr(params, name) != value for name, value in expected.items()):
+        raise StartError(FailureCode.LIBRARY_MISMATCH)
+
+
+def _ignore(level: int, text: bytes, user_data: object) -> None:
+    """Drop it: llama.cpp's log quotes metadata and, on errors, prompts."""
+
+
+if __name__ == "__main__":
+    try:
+        os.write(1, b"gpu\n" if load_library().llama_supports_gpu_offload() else b"cpu\n")
+    except StartError as error:
+        os.write(1, f"{FailureCode(error.failure).name}\n".encode())

@@ -1,0 +1,65 @@
+"""The arrays behind llama_batch: allocated once, filled by slices, never one ctypes struct a token."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+class Batch:
+    """Rows for one llama_decode. Owner: Scheduler."""
+
+    def __init__(self, lib: Any, n_rows: int, n_sequences: int) -> None:
+        self._lib = lib
+        self.n_max = n_rows
+        self.n_rows = 0
+        self._token = np.zeros(n_rows, np.int32)
+        self._pos = np.zeros(n_rows, np.int32)
+        self._n_seq = np.ones(n_rows, np.int32)
+        self._seq = np.zeros(n_rows, np.uintp)
+        self._output = np.zeros(n_rows, np.int8)
+        self._ids = np.arange(n_sequences, dtype=np.int32)
+        base = self._ids.ctypes.data
+        self._id_address = [base + 4 * index for index in range(n_sequences)]
+        self._struct = lib.llama_batch(
+            n_tokens=0,
+            token=self._token.ctypes.data_as(ctypes.POINTER(lib.llama_token)),
+            embd=None,
+            pos=self._pos.ctypes.data_as(ctypes.POINTER(lib.llama_pos)),
+            n_seq_id=self._n_seq.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            seq_id=ctypes.cast(self._seq.ctypes.data, ctypes.POINTER(ctypes.POINTER(lib.llama_seq_id))),
+            logits=self._output.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
+
+    def clear(self) -> None:
+        """Start over."""
+        self.n_rows = 0
+
+    def add(self, tokens: Sequence[int], pos: int, sequence: int, *, wants_output: bool) -> int:
+        """Add a run of one sequence's tokens; return the row of the last, the only one that may have an output."""
+        start, end = self.n_rows, self.n_rows + len(tokens)
+        self._token[start:end] = tokens
+        self._pos[start:end] = np.arange(pos, pos + len(tokens), dtype=np.int32)
+        self._seq[start:end] = self._id_address[sequence]
+        self._output[start:end] = 0
+        self._output[end - 1] = wants_output
+        self.n_rows = end
+        return end - 1
+
+    def add_one(self, token: int, pos: int, sequence: int) -> int:
+        """Add a sequence's next token, with an output: the decode path, so without slices."""
+        row = self.n_rows
+        self._token[row] = token
+        self._pos[row] = pos
+        self._seq[row] = self._id_address[sequence]
+        self._output[row] = 1
+        self.n_rows = row + 1
+        return row
+
+    def decode(self, context: Any) -> int:
+        """Compute; 0 is success, 1 no room in the KV memory, anything else a failure."""
+        self._struct.n_tokens = self.n_rows
+        return int(self._lib.llama_decode(context, self._struct))

@@ -1,0 +1,204 @@
+"""A conversation to a prompt, through the model's own Jinja template, sandboxed and limited.
+
+The template comes with the model file: code of a stranger that sees prompts. The sandbox keeps it from everything
+but its inputs; it is no boundary against using time or memory, so operators that build large values are refused
+and an alarm ends a loop. What gets through both costs this process, which is disposable.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any, NoReturn
+
+import jinja2
+import jinja2.sandbox
+import msgspec
+
+from mcd.api.request import ChatMessage, ChatRequest
+from mcd.engine.tools import THINK_OPEN
+from mcd.errors import InvalidRequestError, UnsupportedError
+
+RENDER_TIMEOUT_S = 2.0
+MAX_TEMPLATE_CHARS = 256 * 1024
+MAX_PROMPT_CHARS = 16 * 1024 * 1024
+MAX_REPEATED = 1_000_000
+"""Largest product of ``*`` on texts and lists; templates draw lines with it."""
+
+
+class _TimeoutError(Exception):
+    """The alarm went off."""
+
+
+class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, minus the operators that make one small expression large."""
+
+    intercepted_binops = frozenset(["*", "**", "<<", "%"])
+
+    def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
+        if operator == "*":
+            n_left = len(left) if isinstance(left, str | list | tuple) else 1
+            n_right = len(right) if isinstance(right, str | list | tuple) else 1
+            times = next((abs(v) for v in (left, right) if isinstance(v, int)), 1)
+            if max(n_left, n_right) > 1 and n_left * n_right * times > MAX_REPEATED:
+                raise jinja2.exceptions.SecurityError("too large")
+        elif operator == "%" and isinstance(left, str):
+            raise jinja2.exceptions.SecurityError("formatting with % is not available")
+        elif operator in ("**", "<<"):
+            raise jinja2.exceptions.SecurityError(f"{operator} is not available")
+        return super().call_binop(context, operator, left, right)
+
+
+class Template:
+    """A compiled chat template. Owner: LlamaBackend."""
+
+    def __init__(self, source: str, bos: str, eos: str) -> None:
+        """Compile it.
+
+        Raises:
+            ValueError: It is no template.
+        """
+        if len(source) > MAX_TEMPLATE_CHARS:
+            raise ValueError("the chat template is too long")
+        self.source = source
+        self._tokens = {"bos_token": bos, "eos_token": eos}
+        environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        environment.filters["tojson"] = _tojson
+        environment.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
+        environment.globals.pop("lipsum", None)
+        try:
+            self._template = environment.from_string(source)
+        except (jinja2.TemplateError, RecursionError) as error:
+            raise ValueError("the chat template does not compile") from error
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether it shows tools to the model."""
+        return "tools" in self.source
+
+    @property
+    def may_think(self) -> bool:
+        """Whether the model writes its thoughts between think tags."""
+        return THINK_OPEN in self.source
+
+    def render(self, request: ChatRequest, *, with_tools: bool) -> str:
+        """The prompt for a request.
+
+        Raises:
+            InvalidRequestError: The template refuses this conversation, or needs too much for it.
+        """
+        variables: dict[str, Any] = {
+            "messages": [_message(message) for message in request.messages],
+            "add_generation_prompt": True,
+            **self._tokens,
+        }
+        if with_tools:
+            variables["tools"] = [_tool(tool) for tool in request.tools]
+        if request.reasoning_effort is not None:
+            variables["reasoning_effort"] = request.reasoning_effort
+            variables["enable_thinking"] = request.reasoning_effort != "none"
+        try:
+            return _limited(lambda: self._generate(variables))
+        except _TimeoutError:
+            raise _refusal(f"it takes more than {RENDER_TIMEOUT_S:.0f} s") from None
+        except jinja2.TemplateError as error:
+            raise _refusal(str(error.message or "it fails")) from None
+        except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RecursionError, MemoryError):
+            raise _refusal("it fails on these messages") from None
+
+    def _generate(self, variables: dict[str, Any]) -> str:
+        parts: list[str] = []
+        n_chars = 0
+        for part in self._template.generate(**variables):
+            n_chars += len(part)
+            if n_chars > MAX_PROMPT_CHARS:
+                raise jinja2.exceptions.SecurityError("the prompt becomes too long")
+            parts.append(part)
+        return "".join(parts)
+
+
+def no_template() -> UnsupportedError:
+    """The error of a chat with a model that has no template."""
+    return UnsupportedError(
+        "this model's file has no chat template, so it cannot answer chats; choose an instruction-tuned model",
+        param="messages",
+    )
+
+
+def _limited(render: Callable[[], str]) -> str:
+    """Run with an alarm; only the worker's main thread renders, so the signal reaches it."""
+    before = signal.signal(signal.SIGALRM, _on_alarm)
+    signal.setitimer(signal.ITIMER_REAL, RENDER_TIMEOUT_S)
+    try:
+        return render()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _on_alarm(number: int, frame: FrameType | None) -> NoReturn:
+    raise _TimeoutError
+
+
+def _refusal(why: str) -> InvalidRequestError:
+    return InvalidRequestError(f"the model's chat template refuses these messages: {why[:200]}", param="messages")
+
+
+def _message(message: ChatMessage) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "role": "system" if message.role == "developer" else message.role,  # templates know the older word
+        "content": message.content or "",
+    }
+    if message.name is not None:
+        shown["name"] = message.name
+    if message.reasoning_content is not None:
+        shown["reasoning_content"] = message.reasoning_content
+    if message.tool_call_id is not None:
+        shown["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        shown["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": call.type,
+                "function": {"name": call.function.name, "arguments": _arguments(call.function.arguments)},
+            }
+            for call in message.tool_calls
+        ]
+    return shown
+
+
+def _arguments(text: str) -> Any:
+    """As an object, which templates print with tojson; as it is when the model once wrote no JSON."""
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return text
+    return value if isinstance(value, dict) else text
+
+
+def _tool(tool: Any) -> dict[str, Any]:
+    parameters = msgspec.json.decode(tool.parameters) if tool.parameters else {"type": "object", "properties": {}}
+    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def _tojson(value: Any, indent: int | None = None, **options: Any) -> str:
+    separators = options.get("separators")
+    return json.dumps(
+        value,
+        ensure_ascii=bool(options.get("ensure_ascii", False)),
+        indent=indent,
+        separators=tuple(separators) if separators else None,
+        sort_keys=bool(options.get("sort_keys", False)),
+    )
+
+
+def _raise_exception(message: object) -> NoReturn:
+    raise jinja2.TemplateError(str(message)[:200])
+
+
+def _strftime_now(layout: str) -> str:
+    return datetime.now(UTC).strftime(str(layout)[:64])

@@ -1,0 +1,243 @@
+"""The llama.cpp backend: chat requests to sequences for the scheduler, and their ends back to the sinks."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence as Items
+
+from mcd.engine import abi, grammar, measure, sampler
+from mcd.engine.backend import MAX_WAITING, MAX_WAITING_BYTES, Facts, Job, StartError
+from mcd.engine.chat import Template, no_template
+from mcd.engine.messages import EngineOptions, FailureCode
+from mcd.engine.model import Context, Model
+from mcd.engine.sampler import Sampler
+from mcd.engine.scheduler import Scheduler
+from mcd.engine.sequence import Sequence, Vocabulary
+from mcd.engine.tools import THINK_OPEN, MessageParser, family_of
+from mcd.errors import ContextLengthError, InvalidRequestError, UnsupportedError
+from mcd.units import Seconds
+from mcd.wire.messages import RefuseReason
+from mcd.wire.payload import Usage
+
+MAX_PROMPT_BYTES = 8 * 1024 * 1024
+
+
+class LlamaBackend:
+    """One GGUF behind the worker. Owner of model, context and scheduler."""
+
+    sealing = 0
+
+    def __init__(self, path: str, options: EngineOptions) -> None:
+        """Load and measure; takes as long as reading the weights.
+
+        Raises:
+            StartError: For a reason that stays.
+        """
+        lib = abi.load_library()
+        if options.gpu and not lib.llama_supports_gpu_offload():
+            raise StartError(FailureCode.NO_GPU)
+        self._model = Model(lib, path, gpu=options.gpu)
+        n_threads = measure.compute_threads(options.n_threads)
+        self._context = Context(self._model, options, n_threads, measure.kv_budget_bytes())
+        self._template = _template(self._model)
+        self._family = family_of(self._template.source if self._template else "")
+        self._vocabulary = Vocabulary(self._model)
+        self._scheduler = Scheduler(self._model, self._context, self._ended)
+        self._active: dict[int, _Active] = {}
+        self._waiting_bytes = 0
+        prefill, output = measure.speeds(self._model, self._context)
+        self._scheduler.limit_prefill(prefill)
+        self._facts = Facts(
+            n_ctx=self._context.n_ctx,
+            n_slots=self._context.n_slots,
+            capabilities=self._capabilities(),
+            prefill_tokens_per_s=prefill,
+            output_tokens_per_s=output,
+            device="GPU" if options.gpu else f"CPU {n_threads} thread{'s' * (n_threads > 1)} {platform.machine()}",
+            notes=() if self._template else ("the model has no chat template and cannot answer chats",),
+        )
+
+    def facts(self) -> Facts:
+        """What was measured at the start."""
+        return self._facts
+
+    def load(self) -> tuple[int, int]:
+        """(running, waiting) sequences."""
+        return self._scheduler.n_running, self._scheduler.n_waiting
+
+    def submit(self, job: Job) -> None:
+        """Template, tokenise, check the size, queue one sequence a choice.
+
+        Raises:
+            UserError: The request cannot be served as written.
+        """
+        if self._scheduler.n_waiting >= MAX_WAITING or self._waiting_bytes + job.size_bytes > MAX_WAITING_BYTES:
+            job.sink.refused(RefuseReason.BUSY)
+            return
+        prompt, is_thinking = self._prompt(job)
+        limit = self._limit(job, len(prompt))
+        active = _Active(job, len(prompt))
+        try:
+            for choice in range(job.request.n):
+                active.sequences.append(self._sequence(job, choice, prompt, limit, is_thinking=is_thinking))
+            active.sequences[0].replay()
+        except (InvalidRequestError, UnsupportedError):
+            active.close()
+            raise
+        self._active[job.id] = active
+        self._waiting_bytes += job.size_bytes
+        job.sink.started(len(prompt))
+        if limit <= len(job.resume):  # an earlier provider had said everything when it went
+            self._end_at_once(active)
+            return
+        for sequence in active.sequences:
+            self._scheduler.add(sequence)
+
+    def step(self, now: Seconds) -> None:
+        """One decode."""
+        self._scheduler.step(now)
+
+    def wait_s(self, now: Seconds) -> float | None:
+        """0 while there is work."""
+        return 0.0 if self._scheduler.has_work() else None
+
+    def wakers(self) -> Items[int]:
+        """None: decoding is done in `step`."""
+        return ()
+
+    def cancel(self, job_id: int) -> None:
+        """Free the job's slots."""
+        active = self._active.pop(job_id, None)
+        if active is not None:
+            self._waiting_bytes -= active.job.size_bytes
+            self._scheduler.remove(job_id, 0.0)
+
+    def pause(self, job_id: int, *, is_paused: bool) -> None:
+        """Hold back or go on."""
+        self._scheduler.pause(job_id, is_paused=is_paused)
+
+    def close(self) -> None:
+        """Free the model."""
+        self._context.close()
+        self._model.close()
+
+    # --- a request ---
+
+    def _prompt(self, job: Job) -> tuple[list[int], bool]:
+        if self._template is None:
+            raise no_template()
+        request = job.request
+        with_tools = bool(request.tools) and request.tool_choice != "none"
+        if with_tools and not self._template.has_tools and request.tool_choice == "auto":
+            raise UnsupportedError("this model's chat template knows no tools", param="tools")
+        text = self._template.render(request, with_tools=with_tools)
+        data = text.encode("utf-8", "replace")
+        if len(data) > MAX_PROMPT_BYTES:
+            raise ContextLengthError("the prompt is longer than any context", param="messages")
+        bos = self._model.special_text(self._model.lib.llama_vocab_bos(self._model.vocab))
+        has_bos = bool(bos) and text.startswith(bos)
+        tokens = self._model.tokenize(data, add_special=not has_bos)
+        if not tokens:
+            raise InvalidRequestError("the prompt is empty", param="messages")
+        return tokens, text.rstrip().endswith(THINK_OPEN)
+
+    def _limit(self, job: Job, n_prompt: int) -> int:
+        """Most tokens a choice may have in all, those resumed after included."""
+        n_ctx = self._context.n_ctx
+        room = n_ctx - n_prompt
+        wanted = job.request.max_tokens
+        if room < 1 or len(job.resume) >= room or (wanted is not None and wanted > room):
+            asked = f" and asks for {wanted} more" if wanted is not None else ""
+            raise ContextLengthError(
+                f"the prompt has {n_prompt} tokens{asked}; the context of this model holds {n_ctx}", param="messages"
+            )
+        limit = wanted if wanted is not None else room
+        if job.max_output_tokens:
+            limit = min(limit, len(job.resume) + job.max_output_tokens // job.request.n)
+        return limit
+
+    def _sequence(self, job: Job, choice: int, prompt: list[int], limit: int, *, is_thinking: bool) -> Sequence:
+        request = job.request
+        if job.resume and request.n != 1:
+            raise UnsupportedError("an answer with several choices cannot be resumed", param="n")
+        if any(token >= self._model.n_vocab for token in job.resume):
+            raise InvalidRequestError("the tokens to resume after are not of this model", param="resume")
+        offers_tools = bool(request.tools) and request.tool_choice != "none"
+        may_think = self._template is not None and self._template.may_think
+        parser = None
+        if offers_tools or may_think or is_thinking:
+            parser = MessageParser(self._family if offers_tools else None, may_think=may_think, is_thinking=is_thinking)
+        return Sequence(
+            job,
+            choice,
+            [*prompt, *job.resume],
+            limit - len(job.resume),
+            sampler=Sampler(
+                self._model,
+                sampler.parameters(request, self._model, choice),
+                grammar.build(request, self._family),
+            ),
+            vocabulary=self._vocabulary,
+            parser=parser,
+        )
+
+    def _end_at_once(self, active: _Active) -> None:
+        for sequence in active.sequences:
+            sequence.finish_reason = "length"
+            sequence.close()
+            self._ended(sequence)
+
+    def _ended(self, sequence: Sequence) -> None:
+        active = self._active.get(sequence.job.id)
+        if active is None:
+            return
+        if sequence.finish_reason == "broken":
+            self.cancel(sequence.job.id)
+            active.job.sink.broken(FailureCode.COMPUTE)
+            return
+        active.n_ended += 1
+        if active.n_ended == len(active.sequences):
+            del self._active[sequence.job.id]
+            self._waiting_bytes -= active.job.size_bytes
+            active.job.sink.finished([s.finish_reason for s in active.sequences], active.usage())
+
+    def _capabilities(self) -> tuple[str, ...]:
+        if self._template is None:
+            return ()
+        return ("chat", "json-schema", *(("tools",) if self._template.has_tools else ()))
+
+
+class _Active:
+    """A request under way: its choices. Owner: LlamaBackend."""
+
+    def __init__(self, job: Job, n_prompt_tokens: int) -> None:
+        self.job = job
+        self.sequences: list[Sequence] = []
+        self.n_ended = 0
+        self._n_prompt_tokens = n_prompt_tokens
+
+    def usage(self) -> Usage:
+        return Usage(
+            self._n_prompt_tokens,
+            sum(s.n_generated for s in self.sequences),
+            # what the first choice found cached; the others share the first's prompt
+            min(self._n_prompt_tokens, self.sequences[0].n_cached),
+            sum(s.n_reasoning for s in self.sequences),
+        )
+
+    def close(self) -> None:
+        for sequence in self.sequences:
+            sequence.close()
+
+
+def _template(model: Model) -> Template | None:
+    source = model.template()
+    if not source:
+        return None
+    lib = model.lib
+    bos = model.special_text(lib.llama_vocab_bos(model.vocab))
+    eos = model.special_text(lib.llama_vocab_eos(model.vocab))
+    try:
+        return Template(source, bos, eos)
+    except ValueError:
+        return None

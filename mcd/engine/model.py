@@ -1,0 +1,145 @@
+"""A loaded GGUF: weights, vocabulary and one context for all slots. The only owner of llama.cpp's pointers."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+from mcd.engine.backend import StartError
+from mcd.engine.messages import EngineOptions, FailureCode
+
+DEFAULT_SLOTS = 8
+DEFAULT_MAX_CTX = 32_768
+"""A model that claims more gets this unless --ctx says so: KV memory is reserved for every slot."""
+N_BATCH = 2048
+MAX_VALUE_BYTES = 4 * 1024 * 1024
+"""Longest metadata value read back; chat templates have up to 100 kB."""
+MAX_PIECE_BYTES = 512
+
+SAMPLING_DEFAULTS = {"temp": 0.8, "top_k": 40.0, "top_p": 0.95, "min_p": 0.05}
+"""llama.cpp's, for members the client and the model (general.sampling.*) leave open."""
+
+
+class Model:
+    """Weights and vocabulary."""
+
+    def __init__(self, lib: Any, path: str, *, gpu: bool) -> None:
+        """Load the file.
+
+        Raises:
+            StartError: llama.cpp refuses it.
+        """
+        self.lib = lib
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = -1 if gpu else 0
+        self.handle = lib.llama_model_load_from_file(path.encode(), params)
+        if not self.handle:
+            raise StartError(FailureCode.MODEL_INVALID)
+        self.vocab = lib.llama_model_get_vocab(self.handle)
+        self.n_vocab: int = lib.llama_vocab_n_tokens(self.vocab)
+        if self.n_vocab <= 0 or not lib.llama_model_has_decoder(self.handle):
+            raise StartError(FailureCode.MODEL_UNSUPPORTED)
+        self.n_ctx_train: int = lib.llama_model_n_ctx_train(self.handle)
+        self.can_cut = not (lib.llama_model_is_recurrent(self.handle) or lib.llama_model_is_hybrid(self.handle))
+        """Whether a sequence's memory can be shortened or partly copied; recurrent state cannot."""
+        self._piece_buffer = ctypes.create_string_buffer(MAX_PIECE_BYTES)
+
+    def metadata(self, key: str) -> str | None:
+        """A metadata value as text; None when absent."""
+        size = self.lib.llama_model_meta_val_str(self.handle, key.encode(), None, 0)
+        if not 0 <= size <= MAX_VALUE_BYTES:
+            return None
+        buffer = ctypes.create_string_buffer(size + 1)
+        self.lib.llama_model_meta_val_str(self.handle, key.encode(), buffer, size + 1)
+        return buffer.value.decode("utf-8", "replace")
+
+    def sampling_default(self, name: str) -> float:
+        """The model's own default of a sampling parameter, else llama.cpp's."""
+        text = self.metadata(f"general.sampling.{name}")
+        try:
+            return float(text) if text is not None else SAMPLING_DEFAULTS[name]
+        except ValueError:
+            return SAMPLING_DEFAULTS[name]
+
+    def template(self) -> str:
+        """The chat template; empty when the file has none."""
+        text = self.lib.llama_model_chat_template(self.handle, None)
+        return text.decode("utf-8", "replace") if text else ""
+
+    def kv_bytes_per_token(self) -> int:
+        """KV memory of one cell at f16, an upper estimate for architectures with smaller heads."""
+        n_head = max(1, self.lib.llama_model_n_head(self.handle))
+        n_kv = self.lib.llama_model_n_head_kv(self.handle) or n_head
+        width = self.lib.llama_model_n_embd(self.handle) // n_head * n_kv
+        return int(self.lib.llama_model_n_layer(self.handle) * width * 2 * 2)
+
+    def tokenize(self, text: bytes, *, add_special: bool, parse_special: bool = True) -> list[int]:
+        """Text to token ids."""
+        size = len(text) + 8
+        buffer = (ctypes.c_int32 * size)()
+        n_tokens = self.lib.llama_tokenize(self.vocab, text, len(text), buffer, size, add_special, parse_special)
+        if n_tokens < 0:
+            size = -n_tokens
+            buffer = (ctypes.c_int32 * size)()
+            n_tokens = self.lib.llama_tokenize(self.vocab, text, len(text), buffer, size, add_special, parse_special)
+        return buffer[:n_tokens]
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes of one token."""
+        size = self.lib.llama_token_to_piece(self.vocab, token, self._piece_buffer, MAX_PIECE_BYTES, 0, special)
+        if size < 0:
+            buffer = ctypes.create_string_buffer(-size)
+            size = self.lib.llama_token_to_piece(self.vocab, token, buffer, -size, 0, special)
+            return buffer.raw[:size]
+        return self._piece_buffer.raw[:size]
+
+    def is_end(self, token: int) -> bool:
+        """Whether a token ends generation."""
+        return bool(self.lib.llama_vocab_is_eog(self.vocab, token))
+
+    def special_text(self, token: int) -> str:
+        """A special token as templates write it; empty for none (-1)."""
+        return self.piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+
+    def close(self) -> None:
+        """Free the weights."""
+        if self.handle:
+            self.lib.llama_model_free(self.handle)
+            self.handle = None
+
+
+class Context:
+    """The computation state of all slots: one unified KV memory."""
+
+    def __init__(self, model: Model, options: EngineOptions, n_threads: int, kv_budget_bytes: int) -> None:
+        """Allocate it.
+
+        Raises:
+            StartError: Not enough memory.
+        """
+        self._lib = model.lib
+        self.n_slots = options.n_slots or DEFAULT_SLOTS
+        wanted = options.n_ctx or min(model.n_ctx_train, DEFAULT_MAX_CTX)
+        affordable = kv_budget_bytes // max(1, model.kv_bytes_per_token())
+        self.n_ctx = max(256, min(wanted, affordable)) if not options.n_ctx else wanted
+        self.n_cells = max(self.n_ctx, min(self.n_ctx * self.n_slots, affordable))
+        params = self._lib.llama_context_default_params()
+        params.n_ctx = self.n_cells
+        params.n_batch = N_BATCH
+        params.n_ubatch = 512
+        params.n_seq_max = self.n_slots
+        params.n_threads = n_threads
+        params.n_threads_batch = n_threads
+        params.kv_unified = True
+        params.no_perf = True
+        self.handle = self._lib.llama_init_from_model(model.handle, params)
+        if not self.handle:
+            raise StartError(FailureCode.OUT_OF_MEMORY)
+        self.n_cells = int(self._lib.llama_n_ctx(self.handle))
+        self.memory = self._lib.llama_get_memory(self.handle)
+
+    def close(self) -> None:
+        """Free it."""
+        if self.handle:
+            self._lib.llama_free(self.handle)
+            self.handle = None

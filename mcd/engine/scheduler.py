@@ -1,0 +1,174 @@
+"""Continuous batching: every step decodes one token for each running sequence and prefills others beside them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from mcd.engine.batch import Batch
+from mcd.engine.kv import KvMemory
+from mcd.engine.model import N_BATCH, Context, Model
+from mcd.engine.sequence import Sequence
+from mcd.units import Seconds
+
+MAX_PREFILL_ROWS = 512
+"""Prompt tokens in one step: bounds how long a cancel waits."""
+BUSY_PREFILL_ROWS = 256
+"""The same while others decode: bounds the gap in their streams."""
+MIN_PREFILL_ROWS = 16
+STEP_GOAL_S = 0.25
+"""On a slow machine prefill chunks shrink until a step takes about this long."""
+
+
+class Scheduler:
+    """Owner of all sequences, the batch and the KV memory."""
+
+    def __init__(self, model: Model, context: Context, on_end: Callable[[Sequence], None]) -> None:
+        """Begin idle; ``on_end`` is told of each sequence that finished or broke."""
+        self._model = model
+        self._context = context
+        self._on_end = on_end
+        self._batch = Batch(model.lib, N_BATCH, context.n_slots)
+        self.kv = KvMemory(model.lib, context.memory, context.n_slots, context.n_cells, can_cut=model.can_cut)
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+        self._max_prefill_rows = MAX_PREFILL_ROWS
+
+    def limit_prefill(self, tokens_per_s: float) -> None:
+        """Set the prefill chunk from the measured speed."""
+        self._max_prefill_rows = max(MIN_PREFILL_ROWS, min(MAX_PREFILL_ROWS, int(tokens_per_s * STEP_GOAL_S)))
+
+    @property
+    def n_running(self) -> int:
+        """Sequences in slots."""
+        return len(self._running)
+
+    @property
+    def n_waiting(self) -> int:
+        """Sequences without one."""
+        return len(self._waiting)
+
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self._waiting) or any(not s.is_paused or self._is_prefilling(s) for s in self._running)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence."""
+        self._waiting.append(sequence)
+
+    def remove(self, job_id: int, now: Seconds) -> None:
+        """Drop every sequence of a job; its slots are free at once."""
+        for sequence in [s for s in self._waiting if s.job.id == job_id]:
+            self._waiting.remove(sequence)
+            sequence.close()
+        for sequence in [s for s in self._running if s.job.id == job_id]:
+            self._leave(sequence, now)
+
+    def pause(self, job_id: int, *, is_paused: bool) -> None:
+        """Hold back a job's decoding; its prefill goes on."""
+        for sequence in (*self._running, *self._waiting):
+            if sequence.job.id == job_id:
+                sequence.is_paused = is_paused
+
+    def step(self, now: Seconds) -> None:
+        """Admit, build a batch, compute it, sample its outputs."""
+        self._admit(now)
+        outputs = self._fill()
+        if not self._batch.n_rows:
+            return
+        if not self._decode():
+            self._break_all(now)
+            return
+        context = self._context.handle
+        for sequence, row in outputs:
+            token = sequence.sampler.sample(context, row)
+            piece = sequence.take(token, context, row, self._model)
+            if piece is not None:
+                sequence.job.sink.piece(piece)
+            if sequence.finish_reason:
+                rest = sequence.rest()
+                if rest is not None:
+                    sequence.job.sink.piece(rest)
+                self._leave(sequence, now)
+                self._on_end(sequence)
+
+    # --- one step ---
+
+    def _admit(self, now: Seconds) -> None:
+        held: list[Sequence] = []
+        while self._waiting and self.n_running < len(self.kv.slots):
+            sequence = self._waiting.popleft()
+            key = cache_key(sequence)
+            if self.kv.should_wait(sequence.prompt, key):
+                held.append(sequence)
+                continue
+            slot = self.kv.admit(sequence.prompt, sequence.limit, key, now)
+            if slot is None:
+                held.append(sequence)
+                break  # in order of arrival: a large request must not starve behind small ones
+            sequence.slot = slot
+            sequence.n_cached = len(slot.tokens)
+            self._running.append(sequence)
+        self._waiting.extendleft(reversed(held))
+
+    def _fill(self) -> list[tuple[Sequence, int]]:
+        """Decode rows first, then prefill under its budget; (sequence, output row) in row order."""
+        batch = self._batch
+        batch.clear()
+        outputs: list[tuple[Sequence, int]] = []
+        prefilling: list[Sequence] = []
+        for sequence in self._running:
+            if self._is_prefilling(sequence):
+                prefilling.append(sequence)
+            elif not sequence.is_paused:
+                slot = sequence.slot
+                assert slot is not None
+                outputs.append((sequence, batch.add_one(sequence.last_token, len(slot.tokens), slot.index)))
+                slot.tokens.append(sequence.last_token)
+        budget = min(self._max_prefill_rows, BUSY_PREFILL_ROWS) if outputs else self._max_prefill_rows
+        for sequence in prefilling:
+            if budget <= 0:
+                break
+            slot = sequence.slot
+            assert slot is not None
+            done = len(slot.tokens)
+            chunk = sequence.prompt[done : done + budget]
+            is_last = done + len(chunk) == len(sequence.prompt)
+            row = batch.add(chunk, done, slot.index, wants_output=is_last)
+            slot.tokens.extend(chunk)
+            budget -= len(chunk)
+            if is_last:
+                slot.planned = ()
+                outputs.append((sequence, row))
+        return outputs
+
+    def _is_prefilling(self, sequence: Sequence) -> bool:
+        return sequence.slot is not None and len(sequence.slot.tokens) < len(sequence.prompt)
+
+    def _decode(self) -> bool:
+        status = self._batch.decode(self._context.handle)
+        while status == 1 and self.kv.evict_idle():
+            # reservations make this impossible unless llama.cpp pads more than we count
+            status = self._batch.decode(self._context.handle)
+        return status == 0
+
+    def _break_all(self, now: Seconds) -> None:
+        """A failed decode leaves the memory unknown: end everything that ran, keep those who wait."""
+        for sequence in list(self._running):
+            sequence.finish_reason = "broken"
+            self._leave(sequence, now)
+            self._on_end(sequence)
+        self.kv.clear_all()
+
+    def _leave(self, sequence: Sequence, now: Seconds) -> None:
+        self._running.remove(sequence)
+        if sequence.slot is not None:
+            self.kv.release(sequence.slot, now)
+            sequence.slot = None
+        sequence.close()
+
+
+def cache_key(sequence: Sequence) -> str:
+    """Whose caches a sequence may use: those of its requester's salt, else only its own request's."""
+    salt = sequence.job.cache_salt
+    return f"salt {salt}" if salt else f"request {sequence.job.id}"
