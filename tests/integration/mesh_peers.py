@@ -10,7 +10,7 @@ import io
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -164,6 +164,17 @@ async def until(condition: Callable[[], object], timeout_s: float = 15.0) -> flo
         while not condition():  # noqa: ASYNC110 # what is waited for lies in another process or inside libp2p
             await trio.sleep(0.02)
     return trio.current_time() - started_s
+
+
+async def until_told(ask: Callable[[], Awaitable[object]], timeout_s: float = 20.0) -> None:
+    """Wait until the answer to a question put again and again is a yes.
+
+    Raises:
+        trio.TooSlowError: It is not, in time.
+    """
+    with trio.fail_after(timeout_s):
+        while not await ask():  # noqa: ASYNC110 # the answer comes from another process
+            await trio.sleep(0.1)
 
 
 def link_to(peer: Peer, other: PeerId) -> Callable[[], bool]:

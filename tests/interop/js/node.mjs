@@ -37,11 +37,21 @@ const node = await createLibp2p({
   }
 })
 
-await node.handle(ECHO, async (stream) => {
-  for await (const data of stream) {
-    if (!stream.send(data)) await stream.onDrain()
+// Not `for await`: js-libp2p's iterator waits for ever when the other side had closed its half before the handler ran,
+// which is usual with us because the first bytes ride along with the negotiation.
+await node.handle(ECHO, (stream) => {
+  const finish = () => {
+    if (stream.remoteWriteStatus === 'closed' && stream.readBufferLength === 0) stream.close().catch(() => {})
   }
-  await stream.close()
+  stream.addEventListener('remoteCloseWrite', finish)
+  stream.addEventListener('message', async ({ data }) => {
+    if (!stream.send(data)) {
+      stream.pause()
+      await stream.onDrain()
+      stream.resume()
+    }
+    finish()
+  })
 })
 
 node.services.pubsub.addEventListener('message', ({ detail }) => {
@@ -79,10 +89,11 @@ const commands = {
     return { encryption: connection.encryption, multiplexer: connection.multiplexer, direction: connection.direction }
   },
   identify: async ({ peer }) => {
-    const known = await node.peerStore.get(connectionTo(peer).remotePeer)
+    const id = connectionTo(peer).remotePeer
+    const known = await node.peerStore.has(id) ? await node.peerStore.get(id) : undefined
     return {
-      protocols: known.protocols,
-      agent: Buffer.from(known.metadata.get('AgentVersion') ?? '').toString()
+      protocols: known?.protocols ?? [],
+      agent: Buffer.from(known?.metadata.get('AgentVersion') ?? '').toString()
     }
   },
   ping: async ({ peer }) => node.services.ping.ping(connectionTo(peer).remotePeer),
