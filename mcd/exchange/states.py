@@ -232,7 +232,7 @@ ACCEPT_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 600.0
 """Longest queue a provider may announce (MAX_QUEUE_MS)."""
 IDLE_TIMEOUT_S = 15.0
-"""Silence of a provider that has work. It proves life every 5 s, so three proofs were lost."""
+"""Silence of a provider that has work. It proves life every 4 s, so three proofs were lost."""
 CREDIT_TIMEOUT_S = 30.0
 """A provider holds a slot this long for a voucher. Vouchers that are not enough do not extend it."""
 PAUSE_TIMEOUT_S = CREDIT_TIMEOUT_S + IDLE_TIMEOUT_S
