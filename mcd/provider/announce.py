@@ -151,8 +151,13 @@ class Announcer:
         )
 
 
-def _same(old: Record, new: Record) -> bool:
-    return msgspec.structs.replace(old, seq=0, issued_ms=0, expires_ms=0) == new
+def _same(one: Record, other: Record) -> bool:
+    """Whether two records say the same, their number and life aside."""
+    return _unnumbered(one) == _unnumbered(other)
+
+
+def _unnumbered(record: Record) -> Record:
+    return msgspec.structs.replace(record, seq=0, issued_ms=0, expires_ms=0)
 
 
 def _offer(status: EngineStatus) -> ModelOffer | None:

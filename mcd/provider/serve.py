@@ -15,7 +15,7 @@ import trio
 from mcd.conversation import Conversation
 from mcd.errors import EngineError, EnvelopeError, RefusedError, RemoteProtocolError, StreamBrokenError
 from mcd.exchange.events import QuoteRequested, RequestReceived, VoucherReceived
-from mcd.exchange.states import Role, State
+from mcd.exchange.states import Role
 from mcd.ids import PeerId
 from mcd.ports import Clock, Engine, EngineChunk, EngineEvent, EngineFinished, EngineRequest, EngineStarted, Stream
 from mcd.provider.admission import Admission, Ask, Decision, Load, Refuse
@@ -159,14 +159,16 @@ class Provider:
     async def _work(self, talk: Conversation, desk: _Desk, request: Request) -> Abort | None:
         """Run the engine while watching the entry: its Cancel, its end or a time-out stops the engine at once."""
         last: Abort | None = Abort(AbortCode.INTERNAL)
+        is_done = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._prove_life, talk)
             nursery.start_soon(_watch, talk, nursery.cancel_scope)
             last = await self._pass_on(talk, desk.engine, request)
+            is_done = True
             if last is None:
                 await trio.sleep_forever()  # until the entry has closed its half
             nursery.cancel_scope.cancel()
-        if talk.exchange.state in {State.CANCELLING, State.STOPPING}:
+        if not is_done:
             self.served.outcomes["cancelled"] += 1
         return last
 

@@ -218,6 +218,12 @@ class MemoryMesh:
     def on_link(self, up: Callable[[Link], None], down: Callable[[PeerId], None]) -> None:
         self._told.append((up, down))
 
+    def on_records_wanted(self, supply: Callable[[], Sequence[bytes]]) -> None:
+        """Nobody asks: `publish` reaches everybody here."""
+
+    def suggest(self, peer_id: PeerId, addresses: Sequence[str]) -> None:
+        """Nothing to do: `open_stream` finds every peer of the net."""
+
     async def publish(self, record: bytes, digests: Sequence[ModelDigest]) -> None:
         """Reaches every peer of the net that is alive and not cut off, once, after one latency."""
         await trio.lowlevel.checkpoint()
@@ -229,6 +235,9 @@ class MemoryMesh:
     async def provide(self, digest: ModelDigest) -> None:
         await trio.lowlevel.checkpoint()
         self._net.providers.setdefault(digest, {})[self._peer_id] = None
+
+    def withdraw(self, digest: ModelDigest) -> None:
+        self._net.providers.get(digest, {}).pop(self._peer_id, None)
 
     async def find_providers(self, digest: ModelDigest) -> Sequence[PeerId]:
         await trio.lowlevel.checkpoint()

@@ -1,0 +1,121 @@
+"""A ports.Engine without a process: real seal keys, scripted tokens, on trio's clock."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+import msgspec
+import trio
+
+from mcd.engine.seal import SealKeys
+from mcd.errors import EngineDeadError, RefusedError
+from mcd.ids import ModelDigest
+from mcd.ports import Clock, EngineChunk, EngineEvent, EngineFinished, EngineRequest, EngineStarted, EngineStatus
+from mcd.wire.codec import encode_delta, encode_failure, encode_final
+from mcd.wire.keyconfig import certify
+from mcd.wire.messages import EngineKeys, RefuseReason
+from mcd.wire.payload import Delta, Failure, Final, Usage
+from mcd.wire.signing import SigningKey
+
+ALIAS = "play"
+DIGEST = ModelDigest(hashlib.sha256(b"play").digest())
+N_PROMPT_TOKENS = 7
+
+
+class Play(msgspec.Struct, kw_only=True):
+    """What the engine does; change it while it runs."""
+
+    n_tokens: int = 5
+    token_s: float = 0.02
+    refuse: RefuseReason | None = None
+    die_at: int | None = None
+    failure: Failure | None = None
+    cheat: str = ""
+    """``receipt`` signs one token too many, ``count`` announces one too many, ``usage`` bills one too many."""
+    key_is_unknown_once: bool = False
+
+
+def word(index: int) -> str:
+    """The text of token ``index``."""
+    return f"t{index} "
+
+
+class SealingEngine:
+    """Answers every request with ``t0 t1 ...``; the token ids are the indices."""
+
+    def __init__(self, peer: SigningKey, clock: Clock, play: Play) -> None:
+        self.play = play
+        self.n_running = 0
+        self.n_tokens_made = 0
+        self._clock = clock
+        self._keys = SealKeys(peer.public_key, DIGEST)
+        self._keys.install_certificate(certify(self._keys.engine_public_key, clock.unix_ms(), peer))
+        self._keys.rotate(clock.unix_ms())
+
+    def status(self) -> EngineStatus:
+        return EngineStatus(
+            alias=ALIAS,
+            digest=DIGEST,
+            state="ready",
+            n_ctx=4096,
+            n_slots=4,
+            n_running=self.n_running,
+            n_waiting=0,
+            capabilities=("chat",),
+            prefill_tokens_per_s=1000.0,
+            output_tokens_per_s=50.0,
+            sealing=2,
+            device="memory",
+            restarts=0,
+            load_ms=0,
+            engine_key=self._keys.engine_public_key,
+            key_id=self._keys.key_id,
+        )
+
+    def keys(self) -> EngineKeys:
+        return EngineKeys(DIGEST, self._keys.certificate, self._keys.configs())
+
+    async def run(self) -> None:
+        await trio.sleep_forever()
+
+    @asynccontextmanager
+    async def submit(self, request: EngineRequest) -> AsyncIterator[AsyncIterator[EngineEvent]]:
+        self.n_running += 1
+        try:
+            async with aclosing(self._answer(request)) as events:
+                yield events
+        finally:
+            self.n_running -= 1
+
+    async def _answer(self, request: EngineRequest) -> AsyncGenerator[EngineEvent, None]:
+        play = self.play
+        await trio.lowlevel.checkpoint()
+        if play.refuse is not None:
+            raise RefusedError("scripted", reason=play.refuse, retry_after_s=1.0)
+        if play.key_is_unknown_once:
+            play.key_is_unknown_once = False
+            self._keys.rotate(self._clock.unix_ms())
+            raise RefusedError("scripted", reason=RefuseReason.KEY_UNKNOWN)
+        opened = self._keys.open(request.header, request.sealed, self._clock.unix_ms())
+        sealer = opened.sealer
+        yield EngineStarted(sealer.response_key, N_PROMPT_TOKENS)
+        if play.failure is not None:
+            receipt = self._keys.sign_receipt(sealer, Usage(0, 0))
+            yield EngineFinished(sealer.seal_error(encode_failure(play.failure)), receipt, 0, 0)
+            return
+        n_done = len(opened.body.resume)
+        for index in range(n_done, play.n_tokens):
+            await trio.sleep(play.token_s)
+            if play.die_at == index:
+                raise EngineDeadError("scripted")
+            self.n_tokens_made += 1
+            frame = sealer.seal_data(encode_delta(Delta(0, word(index), (index,))))
+            yield EngineChunk(frame, 1 + (play.cheat == "count"))
+        n_new = play.n_tokens - n_done
+        billed = Usage(N_PROMPT_TOKENS, n_new + (play.cheat in {"receipt", "usage"}))
+        shown = billed if play.cheat == "usage" else Usage(N_PROMPT_TOKENS, n_new)
+        receipt = self._keys.sign_receipt(sealer, billed)
+        final = sealer.seal_final(encode_final(Final(("stop",), shown, sealer.output_digest())))
+        yield EngineFinished(final, receipt, N_PROMPT_TOKENS, n_new)

@@ -1,0 +1,238 @@
+"""Entries and providers as wired by the daemon, over a network in memory, on virtual time."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+
+import pytest
+import trio
+
+from mcd.api.events import AnswerEvent, Answering
+from mcd.api.request import ChatMessage, ChatRequest
+from mcd.config import Config
+from mcd.entry.failover import Failover
+from mcd.entry.keyring import Keyring
+from mcd.entry.probe import Probe
+from mcd.entry.router import Router
+from mcd.entry.session import Session
+from mcd.entry.view import MeshEntry
+from mcd.errors import ContextLengthError, McdError, ModelNotFoundError, NoProviderError, PeerError, RefusedError
+from mcd.log import Log
+from mcd.provider.announce import Announcer
+from mcd.provider.serve import Provider
+from mcd.routing.directory import Directory
+from mcd.units import UnixMs
+from mcd.wire.messages import EXCHANGE_PROTOCOL, INFO_PROTOCOL, RefuseReason
+from mcd.wire.payload import Delta, Failure, Final
+from mcd.wire.signing import SigningKey, peer_id
+from tests.fakes.memory_mesh import MemoryNet, open_net
+from tests.fakes.sealing_engine import ALIAS, Play, SealingEngine, word
+
+pytestmark = pytest.mark.autojump
+EPOCH_MS = 1_795_000_000_000
+
+
+class VirtualClock:
+    """Both clocks run on trio's."""
+
+    def now(self) -> float:
+        return trio.current_time()
+
+    def unix_ms(self) -> UnixMs:
+        return UnixMs(EPOCH_MS + int(1000 * trio.current_time()))
+
+
+class Node:
+    """What `mcd.daemon` builds, without HTTP, process and sockets."""
+
+    def __init__(self, net: MemoryNet, name: str, plays: Sequence[Play] = ()) -> None:
+        clock = VirtualClock()
+        key = SigningKey(hashlib.sha256(name.encode()).digest())
+        self.mesh = net.mesh(peer_id(key.public_key))
+        self.peer_id = self.mesh.peer_id
+        self.engines = [SealingEngine(key, clock, play) for play in plays]
+        directory = Directory(self.peer_id, "test")
+        self.provider = Provider(self.engines, clock)
+        config = Config(home=Path("unused"), network="test", name=name)
+        self.announcer = Announcer(config, key, self.mesh, self.engines, clock, directory.set_own)
+        self.log = io.StringIO()
+        self.probe = Probe(self.mesh, directory, "test", clock, Log("debug", self.log))
+        self.router = Router(directory, self.mesh, clock, Random(1))
+        self.session = Session(self.mesh, Keyring(self.probe, clock), clock)
+        self.failover = Failover(self.router, self.session, Log("debug", self.log))
+        self.entry = MeshEntry(self.failover, self.router, directory, self.mesh, clock)
+        self.mesh.serve(EXCHANGE_PROTOCOL, self.provider.serve)
+        self.mesh.serve(INFO_PROTOCOL, self.announcer.serve_info)
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.probe.run)
+            nursery.start_soon(self.announcer.run)
+
+    async def ask(self, model: str = ALIAS, **members: int) -> list[AnswerEvent]:
+        request = ChatRequest(model=model, messages=(ChatMessage(role="user", content="hi"),), **members)  # type: ignore[arg-type]
+        async with self.entry.answer(request) as events:
+            return [event async for event in events]
+
+
+@asynccontextmanager
+async def nodes(**plays: Play) -> AsyncIterator[tuple[Node, dict[str, Node]]]:
+    """An entry and one provider a keyword, all aware of one another."""
+    async with open_net() as net, trio.open_nursery() as nursery:
+        entry = Node(net, "entry")
+        providers = {name: Node(net, name, [play]) for name, play in plays.items()}
+        for node in (entry, *providers.values()):
+            nursery.start_soon(node.run)
+        await trio.sleep(2)
+        yield entry, providers
+        nursery.cancel_scope.cancel()
+
+
+def text(events: Sequence[AnswerEvent]) -> str:
+    return "".join(event.text for event in events if isinstance(event, Delta))
+
+
+def words(count: int) -> str:
+    return "".join(word(index) for index in range(count))
+
+
+async def test_a_sealed_answer_comes_back_whole_and_counted() -> None:
+    async with nodes(ada=Play()) as (entry, providers):
+        events = await entry.ask()
+        assert text(events) == words(5)
+        final = events[-1]
+        assert isinstance(final, Final)
+        assert (final.usage.n_prompt_tokens, final.usage.n_output_tokens) == (7, 5)
+        assert [e.peer_id for e in events if isinstance(e, Answering)] == [providers["ada"].peer_id]
+        assert entry.failover.answered.n_output_tokens == 5
+        await trio.sleep(1)
+        assert providers["ada"].provider.served.outcomes == {"finished": 1}
+        assert providers["ada"].engines[0].n_running == 0
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Play(refuse=RefuseReason.BUSY),
+        Play(refuse=RefuseReason.REPLAY),
+        Play(die_at=0),
+        Play(cheat="count"),
+    ],
+    ids=["busy", "replay", "died", "miscounts"],
+)
+async def test_the_next_provider_answers_when_one_fails(fault: Play) -> None:
+    async with nodes(bad=fault, good=Play()) as (entry, _):
+        for _ in range(4):
+            assert text(await entry.ask()) == words(5)
+
+
+@pytest.mark.parametrize("at", range(5))
+async def test_an_answer_goes_on_at_the_exact_token(at: int) -> None:
+    async with nodes(ada=Play(die_at=at), bob=Play(die_at=at)) as (entry, providers):
+        survivor = providers["bob"]
+
+        async def mend() -> None:
+            await trio.sleep(0.02 * (at + 1) + 0.05)
+            survivor.engines[0].play.die_at = None
+            providers["ada"].engines[0].play.die_at = None
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mend)
+            events = await entry.ask()
+        assert text(events) == words(5)
+        final = events[-1]
+        assert isinstance(final, Final)
+        assert final.usage.n_output_tokens == 5
+
+
+async def test_a_single_provider_that_stumbled_gets_a_second_chance() -> None:
+    async with nodes(ada=Play(key_is_unknown_once=True)) as (entry, _):
+        assert text(await entry.ask()) == words(5)
+
+
+async def test_who_leaves_stops_the_engine_within_a_token() -> None:
+    async with nodes(ada=Play(n_tokens=1000)) as (entry, providers):
+        engine = providers["ada"].engines[0]
+        with trio.move_on_after(1.0):
+            await entry.ask()
+        n_made = engine.n_tokens_made
+        await trio.sleep(0.1)
+        assert engine.n_running == 0
+        assert engine.n_tokens_made <= n_made + 2
+        assert providers["ada"].provider.served.outcomes["cancelled"] == 1
+
+
+@pytest.mark.parametrize("cheat", ["receipt", "usage"])
+async def test_a_receipt_for_more_than_came_is_refused(cheat: str) -> None:
+    async with nodes(ada=Play(cheat=cheat)) as (entry, _):
+        with pytest.raises(PeerError):
+            await entry.ask()
+
+
+async def test_a_fault_of_the_request_is_told_and_never_tried_elsewhere() -> None:
+    failure = Failure("context_length_exceeded", "too long", "messages")
+    async with nodes(ada=Play(failure=failure), bob=Play(failure=failure)) as (entry, providers):
+        with pytest.raises(ContextLengthError) as caught:
+            await entry.ask()
+        assert caught.value.param == "messages"
+        await trio.sleep(1)
+        assert sum(node.provider.served.outcomes.total() for node in providers.values()) == 1
+
+
+async def test_unknown_model_and_nobody_free() -> None:
+    async with nodes(ada=Play(refuse=RefuseReason.BUSY)) as (entry, _):
+        with pytest.raises(ModelNotFoundError):
+            await entry.ask(model="other")
+        with pytest.raises((RefusedError, NoProviderError)) as caught:
+            await entry.ask()
+        assert caught.value.http_status == 503
+
+
+async def test_several_choices_are_not_resumed() -> None:
+    async with nodes(ada=Play(die_at=2), bob=Play(die_at=2)) as (entry, _):
+        with pytest.raises(McdError):
+            await entry.ask(n=2)
+        assert entry.failover.answered.n_failed == 1
+
+
+async def test_a_peer_that_dies_or_says_goodbye_is_not_asked() -> None:
+    async with nodes(ada=Play(), bob=Play()) as (entry, providers):
+        await entry.ask()
+        assert {card.name for card in entry.entry.peers()} == {"ada", "bob"}
+        await providers["ada"].announcer.withdraw()
+        await trio.sleep(0.1)
+        assert {card.name for card in entry.entry.peers()} == {"bob"}
+        assert entry.entry.models()[0].n_providers == 1
+
+
+async def test_route_explains_every_part_of_the_prediction() -> None:
+    async with nodes(ada=Play(), bob=Play()) as (entry, _):
+        terms = entry.entry.route(ALIAS, 100, 50)
+        assert [term.rank for term in terms] == [1, 2]
+        for term in terms:
+            parts = term.rtt_s + term.queue_s + term.prefill_s + term.decode_s + term.penalty_s
+            assert term.total_s == pytest.approx(parts)
+            assert term.decode_s == pytest.approx(1.0, rel=0.5)
+
+
+async def test_our_own_engine_competes_like_any_other() -> None:
+    async with open_net() as net, trio.open_nursery() as nursery:
+        node = Node(net, "both", [Play()])
+        nursery.start_soon(node.run)
+        await trio.sleep(1)
+        assert node.entry.models()[0].is_local
+        assert node.entry.route(ALIAS, 1, 1)[0].peer_id == node.peer_id
+        nursery.cancel_scope.cancel()
+
+
+async def test_logs_hold_no_text() -> None:
+    async with nodes(ada=Play(die_at=1), bob=Play()) as (entry, providers):
+        await entry.ask()
+        logs = entry.log.getvalue() + "".join(node.log.getvalue() for node in providers.values())
+        assert "hi" not in [part for line in logs.splitlines() for part in line.split('"')]
+        assert word(0).strip() not in logs
