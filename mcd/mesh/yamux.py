@@ -361,6 +361,7 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
         self.n_unread_bytes += len(body)
         self._budget.n_bytes += len(body)
         if not stream.deliver(body):
+            self.released(len(body))
             raise RemoteProtocolError("peer exceeded a stream's window")
         if self.n_unread_bytes > MAX_UNREAD_BYTES:
             self.shed()
