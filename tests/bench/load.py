@@ -71,9 +71,10 @@ async def _run(url: str, bodies: Sequence[bytes], n_at_once: int, result: Result
         result.wall_s = time.perf_counter() - began
 
 
-def body(model: str, content: str, *, stream: bool) -> bytes:
+def body(model: str, content: str, *, stream: bool, **parameters: float) -> bytes:
     """A chat request."""
-    return json.dumps({"model": model, "messages": [{"role": "user", "content": content}], "stream": stream}).encode()
+    messages = [{"role": "user", "content": content}]
+    return json.dumps({"model": model, "messages": messages, "stream": stream, **parameters}).encode()
 
 
 def run(base_url: str, bodies: Sequence[bytes], n_at_once: int) -> Result:
