@@ -137,9 +137,10 @@ def encode_delta(delta: Delta) -> bytes:
     Raises:
         LocalProtocolError: A field is outside its bounds, or a logprob is not a finite number.
     """
+    data = _encode(_DELTA, delta)
     if not _has_finite_logprobs(delta):
         raise LocalProtocolError(MESSAGE_UNSENDABLE)
-    return _encode(_DELTA, delta)
+    return data
 
 
 def decode_delta(data: bytes | memoryview) -> Delta:
@@ -229,12 +230,14 @@ def decode_body(data: bytes | memoryview) -> Body:
 
 
 def _is_utf8(text: memoryview) -> bool:
-    """Needed because msgspec skips the strings inside a Raw unread; in pieces, as one str could take 4x the memory."""
+    """Needed because msgspec skips the strings inside a Raw unread.
+
+    In pieces, as one str could take 4x the memory. A JSON value ends in ASCII, so no character is left half-read.
+    """
     decoder = getincrementaldecoder("utf-8")()
     try:
         for at in range(0, len(text), _PIECE_BYTES):
             decoder.decode(text[at : at + _PIECE_BYTES])
-        decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         return False
     return True

@@ -108,7 +108,7 @@ def public_key_of(peer: PeerId | str) -> bytes:
     Raises:
         RemoteProtocolError: Not the base58btc text of an Ed25519 peer id.
     """
-    if len(peer) != PEER_ID_CHARS or peer[0] != "1":
+    if len(peer) != PEER_ID_CHARS:
         raise RemoteProtocolError(PEER_ID_INVALID)
     number = 0
     for letter in peer:

@@ -84,6 +84,14 @@ def test_size() -> None:
     )
     with pytest.raises(LimitError):
         sign_record(record(models=models), KEY)
+    full = [offer(alias="a" * 94 + f"{n:02}", digest=bytes([n]) * 32, capabilities=("c" * 24,) * 2) for n in range(16)]
+    room = MAX_RECORD_BYTES - len(sign_record(record(models=tuple(full)), KEY))
+    full[0] = offer(alias="a" * 94 + "00", capabilities=("c" * 24,) * (2 + room // 25) + ("c" * (room % 25 - 1),))
+    exact = sign_record(record(models=tuple(full)), KEY)
+    assert len(exact) == MAX_RECORD_BYTES
+    open_record(exact, now_ms=NOW, network="main")
+    with pytest.raises(LimitError):
+        sign_record(record(models=tuple(full), name="Kitchen2"), KEY)
     assert drop(b"") == "size"
     assert drop(sign_record(record(), KEY)[:RECORD_HEAD_BYTES]) == "size"
     assert drop(bytes(MAX_RECORD_BYTES + 1)) == "size"
