@@ -127,7 +127,10 @@ def parse(body: bytes) -> ChatRequest:
     foreign = strict_json.decode(body, _foreign)
     _refuse_unsupported(foreign)
     request = _convert(foreign)
-    validate(request)
+    try:
+        validate(request)
+    except InvalidRequestError as error:
+        raise _as_written(error, foreign) from None
     return request
 
 
@@ -176,6 +179,15 @@ def _convert(foreign: _Chat) -> ChatRequest:
         reasoning_effort=foreign.reasoning_effort,
         stream=foreign.stream or False,
         include_usage=options is not None and options.include_usage is True,
+    )
+
+
+def _as_written(error: InvalidRequestError, foreign: _Chat) -> InvalidRequestError:
+    """Name the limit the way the client spelled it."""
+    if error.param != "max_tokens" or foreign.max_completion_tokens is None:
+        return error
+    return InvalidRequestError(
+        error.message.replace("max_tokens", "max_completion_tokens"), param="max_completion_tokens"
     )
 
 

@@ -149,7 +149,7 @@ def message(**members: Any) -> dict[str, Any]:
         ({"seed": 1.5}, "seed"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 2**40}, "max_tokens"),
-        ({"max_completion_tokens": -7}, "max_tokens"),
+        ({"max_completion_tokens": -7}, "max_completion_tokens"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
         ({"stop": [""]}, "stop[0]"),
         ({"stop": ["a", 1]}, "stop[1]"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import mcd
 from mcd.cli import exits, main, run
 from mcd.config import Config
 from mcd.errors import ConfigError, InvalidRequestError, LocalError, ModelNotFoundError
@@ -83,22 +86,24 @@ def test_wrong_usage_exits_2(words: list[str], capsys: pytest.CaptureFixture[str
     assert "usage: mcd" in err
 
 
-def test_trios_wrapping_does_not_hide_what_was_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mcd import daemon
+def run_failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """`mcd run` with a daemon that ends like this; the real one is too heavy for a unit test."""
 
     def fails(config: Config, on_up: object) -> int:
-        raise ExceptionGroup("", [ExceptionGroup("", [ConfigError("port taken")])])
+        raise error
 
-    monkeypatch.setattr(daemon, "run", fails)
+    daemon = ModuleType("mcd.daemon")
+    daemon.run = fails  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mcd.daemon", daemon)
+    monkeypatch.setattr(mcd, "daemon", daemon, raising=False)
+    run.execute(main.parser_for("run").parse_args(["run"]))
+
+
+def test_trios_wrapping_does_not_hide_what_was_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="port taken"):
-        run.execute(main.parser_for("run").parse_args(["run"]))
-
-    def bug(config: Config, on_up: object) -> int:
-        raise ExceptionGroup("", [ConfigError("port taken"), ZeroDivisionError()])
-
-    monkeypatch.setattr(daemon, "run", bug)
+        run_failing(monkeypatch, ExceptionGroup("", [ExceptionGroup("", [ConfigError("port taken")])]))
     with pytest.raises(ExceptionGroup):
-        run.execute(main.parser_for("run").parse_args(["run"]))
+        run_failing(monkeypatch, ExceptionGroup("", [ConfigError("port taken"), ZeroDivisionError()]))
 
 
 def test_the_banner_has_what_a_newcomer_needs(capsys: pytest.CaptureFixture[str]) -> None:
