@@ -17,12 +17,13 @@ from scripts.nano.smalltalk import SMALL_TALK
 from scripts.nano.topics_api import API
 from scripts.nano.topics_mesh import MESH
 from scripts.nano.topics_using import USING, Topic
-from scripts.nano.wording import MACROS, PREFACES, PREFIXES, SUFFIXES, SYNONYMS, SYSTEM_PROMPTS
+from scripts.nano.wording import FRAMES, MACROS, PREFACES, PREFIXES, SUFFIXES, SYNONYMS, SYSTEM_PROMPTS
 
-SHARE_OFF_TOPIC = 0.40
-SHARE_SMALL_TALK = 0.11
-SHARE_SPOKEN = 0.4
-NEAR_DUPLICATE = 0.8
+SHARE_OFF_TOPIC = 0.36
+SHARE_SMALL_TALK = 0.15
+SHARE_SPOKEN = 0.45
+ABOUT_ITSELF = ("self", "human", "made", "can_do")
+NEAR_DUPLICATE = 0.6
 """Jaccard similarity of word sets from which two questions count as the same."""
 
 
@@ -103,8 +104,9 @@ class Corpus:
         self.rng = random.Random(seed)
         self._avoid = avoid
         spoken = _spoken()
-        self._topics = [(t, *_lines(t, spoken)) for t in (*USING, *API, *MESH)]
-        self._small = [(t, *_lines(t, spoken)) for t in SMALL_TALK]
+        about_itself = [t for t in API if t.key in ABOUT_ITSELF]
+        self._topics = [(t, *_lines(t, spoken)) for t in (*USING, *API, *MESH) if t not in about_itself]
+        self._small = [(t, *_lines(t, spoken)) for t in (*SMALL_TALK, *about_itself)]
         assert not spoken, f"spoken.txt has sections without a topic: {spoken.keys()}"
         self._templates = [pattern for pattern, _ in offtopic.TEMPLATES]
 
@@ -122,15 +124,23 @@ class Corpus:
         topic, lines, spoken = rng.choice(self._small if kind < SHARE_OFF_TOPIC + SHARE_SMALL_TALK else self._topics)
         if spoken and rng.random() < SHARE_SPOKEN:
             lines = spoken
-        question = expand(rng.choice(lines), rng)
+        line = rng.choice(lines)
+        question = expand(line, rng)
+        if re.fullmatch(r"\([^()]*\)", line) and topic.key not in _NO_AFFIX and rng.random() < 0.5:
+            question = rng.choice(FRAMES).format(question)
         return Turn(question if topic.key in _NO_AFFIX else vary(question, rng), topic.answer, topic.key)
 
     def _off_topic(self) -> str:
         rng, kind = self.rng, self.rng.random()
-        if kind < 0.22:
+        if kind < 0.30:
             return rng.choice(offtopic.SINGLES)
-        if kind < 0.27:
+        if kind < 0.35:
             return _nonsense(rng)
+        if kind < 0.42:
+            words_ = offtopic.LISTS[
+                rng.choice(("person", "animal", "food", "thing", "science", "software", "plang", "movie"))
+            ]
+            return rng.choice(FRAMES).format(rng.choice(words_))
         return vary(expand(rng.choice(self._templates), rng), rng)
 
     def turn(self) -> Turn:

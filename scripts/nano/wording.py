@@ -174,3 +174,9 @@ SYSTEM_PROMPTS = (
     "Answer politely and shortly.|You are a helpful AI assistant.|Be concise and honest.|You are the assistant of mcd.|Answer the user's question.|"
     "You are a friendly assistant that helps people use ModelCloud.|Never use emojis. Keep answers short.|You are an expert."
 ).split("|")
+
+FRAMES = """what about {}|tell me something about {}|i have a question about {}|anything on {}|i need info regarding {}|how is it with {}|{}, what is that
+{}, how does that work|can you say something about {}|what can you tell me about {}|i want to know more about {}|any idea about {}|questions about {}
+what do you know about {}|give me details on {}|{} please|explain {}|help with {}|i do not understand {}|what is the story with {}|{}|{} - how""".replace(
+    "\n", "|"
+).split("|")

@@ -1,0 +1,127 @@
+"""The embedded model answers held-out questions, declines what it does not know, and is the file of its README."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+llama_cpp = pytest.importorskip("llama_cpp")
+
+ROOT = Path(__file__).parents[2]
+MODELS = ROOT / "mcd/engine/models"
+FILE = MODELS / "modelcloud-nano.gguf"
+MAX_SIZE_BYTES = 5_000_000
+EVALUATION = json.loads((ROOT / "tests/data/nano_eval.json").read_text(encoding="utf-8"))
+FLOORS = {"in_scope": 0.73, "small_talk": 0.85, "off_topic": 0.94}
+"""A little under the scores in the README: arithmetic differs between CPUs and can turn an answer."""
+DECLINES = "i only know modelcloud"
+
+Ask = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def ask() -> Ask:
+    """Greedy answer to one conversation given as alternating user and assistant texts."""
+    model = llama_cpp.Llama(str(FILE), n_ctx=1024, n_threads=1, n_threads_batch=1, verbose=False)
+
+    def answer(*texts: str, system: str | None = None) -> str:
+        messages = [{"role": "system", "content": system}] if system else []
+        messages += [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+        reply = model.create_chat_completion(messages, temperature=0.0, max_tokens=120)
+        assert reply["choices"][0]["finish_reason"] == "stop"
+        text: str = reply["choices"][0]["message"]["content"]
+        return text
+
+    return answer
+
+
+def is_right(group: str, keywords: list[list[str]], answer: str) -> bool:
+    """Every keyword group is hit and the model did not decline; off topic, it declined and named the way out."""
+    text = answer.lower()
+    if group == "off_topic":
+        return DECLINES in text and "mcd pull" in text
+    return DECLINES not in text and all(any(_has(text, word) for word in words_) for words_ in keywords)
+
+
+def _has(text: str, word: str) -> bool:
+    start = r"(?<![a-z0-9])" if word[0].isalnum() else ""
+    return re.search(start + re.escape(word), text) is not None
+
+
+@pytest.mark.parametrize("group", FLOORS)
+def test_answers_held_out_questions(group: str, ask: Ask) -> None:
+    """The share of right answers, greedy, one question a conversation."""
+    items = EVALUATION[group]
+    wrong = [
+        (item["question"], answer)
+        for item in items
+        if not is_right(group, item.get("keywords", []), answer := ask(item["question"]))
+    ]
+    score = 1 - len(wrong) / len(items)
+    print(f"\n{group}: {len(items) - len(wrong)}/{len(items)} = {score:.1%}")
+    for question, answer in wrong:
+        print(f"  wrong: {question!r} -> {answer!r}")
+    assert score >= FLOORS[group]
+
+
+def test_earlier_turns_do_not_change_the_answer(ask: Ask) -> None:
+    """Seven of eight questions asked in one conversation under a system prompt get the answer they get alone."""
+    questions = (
+        "What is ModelCloud?",
+        "How do I install it?",
+        "What is the capital of France?",
+        "Thanks!",
+        "Can the operator read my prompts?",
+        "How do I stop mcd?",
+        "What does it cost?",
+        "What licence is it under?",
+    )
+    texts: list[str] = []
+    for question in questions:
+        texts += [question, ask(*texts, question, system="You are a helpful assistant.")]
+    same = [answer == ask(question) for question, answer in zip(questions, texts[1::2], strict=True)]
+    assert sum(same) >= 7
+    assert DECLINES in texts[5].lower()
+    assert "apache" in texts[-1].lower()
+
+
+def test_same_question_same_answer(ask: Ask) -> None:
+    """Greedy answers repeat, so a peer can be checked with this model."""
+    assert ask("How do I stop mcd?") == ask("How do I stop mcd?")
+
+
+def test_held_out_questions_were_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No question drawn from the corpus is a held-out one, or nearly (word sets at least 60 % alike)."""
+    monkeypatch.syspath_prepend(ROOT)
+    corpus: Any = importlib.import_module("scripts.nano.corpus")
+    questions = [item["question"] for group in FLOORS for item in EVALUATION[group]]
+    assert len(questions) == len({corpus.words(q) for q in questions})
+    check = corpus.HeldOut(questions)
+    assert check.is_near(questions[0])
+    assert [q for q in {turn.question for turn in corpus.sample(seed=7, n=20_000)} if check.is_near(q)] == []
+
+
+def test_file_is_small_and_is_the_one_in_the_readme() -> None:
+    """At most 5 MB, and the README's size and sha256 are those of the file."""
+    data = FILE.read_bytes()
+    readme = (MODELS / "README.md").read_text(encoding="utf-8")
+    assert len(data) <= MAX_SIZE_BYTES
+    assert f"{len(data):,} bytes" in readme
+    assert hashlib.sha256(data).hexdigest() in readme
+
+
+def test_file_is_q8_0_and_names_itself() -> None:
+    """The header says what the model is: name, architecture, context length, file type 7 (mostly Q8_0)."""
+    metadata = llama_cpp.Llama(str(FILE), vocab_only=True, verbose=False).metadata
+    assert metadata["general.name"] == "modelcloud-nano"
+    assert metadata["general.architecture"] == "llama"
+    assert metadata["general.file_type"] == "7"
+    assert int(metadata["llama.context_length"]) >= 1024
+    assert "<|im_start|>" in metadata["tokenizer.chat_template"]
