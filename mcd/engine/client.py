@@ -11,6 +11,7 @@ import trio
 from mcd.engine import supervise
 from mcd.engine.catalogue import EngineSpec
 from mcd.engine.digest import file_digest
+from mcd.engine.events import RequestEvents
 from mcd.engine.ggufcheck import check_file
 from mcd.engine.messages import (
     CREDIT_CHUNKS,
@@ -37,8 +38,6 @@ from mcd.engine.supervise import Backoff, Child
 from mcd.errors import (
     ConfigError,
     EngineDeadError,
-    EngineError,
-    EnvelopeError,
     McdError,
     ModelFileError,
     RefusedError,
@@ -48,11 +47,8 @@ from mcd.ids import ModelDigest
 from mcd.log import Log
 from mcd.ports import (
     Clock,
-    EngineChunk,
     EngineEvent,
-    EngineFinished,
     EngineRequest,
-    EngineStarted,
     EngineState,
     EngineStatus,
 )
@@ -60,9 +56,6 @@ from mcd.wire.messages import EngineKeys, RefuseReason
 
 QUEUE_FRAMES = CREDIT_CHUNKS + 256
 """Frames of one request held for its consumer: the credit, and the end padding that credit does not hold back."""
-CREDIT_BATCH = 8
-"""Chunks taken before the worker is told; a frame a chunk would double the traffic."""
-
 MAX_START_CRASHES = 2
 """A model that never was ready and ends its process twice is bad; restarting it for ever would only make noise."""
 BAD_FILE = "the file is damaged, or newer than llama-cpp-python 0.3.36"
@@ -75,6 +68,7 @@ DETAILS = {
     FailureCode.LIBRARY_MISSING: "llama-cpp-python is not installed; run: make setup-serve",
     FailureCode.SCRIPT_INVALID: "the script of the scripted engine cannot be read",
     FailureCode.UPSTREAM: "the server behind --engine openai:URL does not answer as an OpenAI-compatible one",
+    FailureCode.UPSTREAM_MODEL: "the server behind --engine openai:URL does not list this model",
     FailureCode.NO_GPU: "this llama-cpp-python was built without GPU support; reinstall it with it, or use --cpu",
     FailureCode.COMPUTE: "the model computes no valid numbers (NaN); the file is damaged",
 }
@@ -95,6 +89,11 @@ class _Worker:
         self.failure: int | None = None
         self.is_dead = False
         self.requests: dict[int, trio.MemorySendChannel[ToDaemon]] = {}
+
+    def give_credit(self, request_id: int, n_chunks: int) -> None:
+        """Tell it that chunks were taken."""
+        if not self.is_dead:
+            self.child.post(Credit(request_id, n_chunks))
 
 
 class EngineProcess:
@@ -178,7 +177,7 @@ class EngineProcess:
         request_id = next(self._ids)
         send, receive = trio.open_memory_channel[ToDaemon](QUEUE_FRAMES)
         worker.requests[request_id] = send
-        events = _Events(worker, request_id, receive)
+        events = RequestEvents(receive, lambda n_chunks: worker.give_credit(request_id, n_chunks))
         try:
             await worker.child.post_large(
                 Submit(request_id, request.header, request.sealed, request.max_output_tokens, request.resume_from)
@@ -205,13 +204,10 @@ class EngineProcess:
         try:
             while await self._prepare():
                 worker = await self._one_life()
-                if worker is not None and worker.failure is not None:
-                    code = FailureCode(worker.failure)
-                    self._fail(ModelFileError(DETAILS.get(code, f"the engine cannot start ({code.name.lower()})")))
-                    break
                 self._was_ready |= worker is not None and worker.ready is not None
-                if not self._was_ready and self._restarts + 1 >= MAX_START_CRASHES:
-                    self._fail(ModelFileError(f"the inference process stops while loading ({self._end}): {BAD_FILE}"))
+                fault = self._lasting_fault(worker)
+                if fault is not None:
+                    self._fail(ModelFileError(fault))
                     break
                 await self._pause(worker)
             await trio.sleep_forever()
@@ -234,6 +230,18 @@ class EngineProcess:
         self._state = "failed"
         self._detail = error.message
         self._log.error("engine_failed", alias=self._spec.alias, code=error.code)
+
+    def _lasting_fault(self, worker: _Worker | None) -> str | None:
+        """Why another start would end the same way; None when it may not."""
+        failure = worker.failure if worker is not None else None
+        if failure == FailureCode.UPSTREAM:
+            self._end = DETAILS[FailureCode.UPSTREAM]  # a server may come back
+            return None
+        if failure is not None:
+            return DETAILS.get(FailureCode(failure), f"the engine cannot start (code {failure})")
+        if not self._was_ready and self._restarts + 1 >= MAX_START_CRASHES:
+            return f"the inference process stops while loading ({self._end}): {BAD_FILE}"
+        return None
 
     async def _pause(self, worker: _Worker | None) -> None:
         now = self._clock.now()
@@ -341,52 +349,3 @@ class EngineProcess:
             return
 
     # --- one request ---
-
-
-class _Events:
-    """The events of one request, in order. Owner: the consumer inside `EngineProcess.submit`."""
-
-    def __init__(self, worker: _Worker, request_id: int, frames: trio.MemoryReceiveChannel[ToDaemon]) -> None:
-        self._worker = worker
-        self._id = request_id
-        self._frames = frames
-        self._n_taken = 0
-        self.is_over = False
-
-    def __aiter__(self) -> AsyncIterator[EngineEvent]:
-        return self
-
-    async def __anext__(self) -> EngineEvent:
-        if self.is_over:
-            raise StopAsyncIteration
-        try:
-            frame = await self._frames.receive()
-        except trio.EndOfChannel:
-            raise EngineDeadError("the inference process died; it is being restarted") from None
-        match frame:
-            case Started():
-                return EngineStarted(frame.response_key, frame.n_prompt_tokens)
-            case Chunk():
-                self._give_credit()
-                return EngineChunk(frame.frame, frame.n_tokens)
-            case Finished():
-                self.is_over = True
-                return EngineFinished(frame.frame, frame.receipt, frame.n_prompt_tokens, frame.n_output_tokens)
-            case Refused():
-                self.is_over = True
-                raise RefusedError("the engine refused the request", reason=frame.reason)
-            case _:
-                self.is_over = True
-                raise _failure(frame.code if isinstance(frame, Failed) else FailureCode.INTERNAL)
-
-    def _give_credit(self) -> None:
-        self._n_taken += 1
-        if self._n_taken >= CREDIT_BATCH and not self._worker.is_dead:
-            self._worker.child.post(Credit(self._id, self._n_taken))
-            self._n_taken = 0
-
-
-def _failure(code: int) -> McdError:
-    if code == FailureCode.ENVELOPE:
-        return EnvelopeError("the envelope did not open")
-    return EngineError("the engine broke the request off")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from mcd.engine import sandbox, script
 from mcd.engine.backend import Backend, StartError
@@ -14,7 +13,9 @@ from mcd.errors import ConfigError
 def confine(hello: Hello) -> tuple[str, ...]:
     """Give up every right the backend does not need; one line a control, for `mcd doctor`."""
     if hello.backend == "openai":
-        profile = sandbox.Profile(name="adapter", upstream_port=_port(hello.source))
+        from mcd.engine.upstream import port_of
+
+        profile = sandbox.Profile(name="adapter", upstream_port=port_of(hello.source))
     else:
         profile = sandbox.Profile(read_paths=(hello.source,), needs_gpu=hello.options.gpu)
     return sandbox.harden(profile).lines()
@@ -32,7 +33,9 @@ def open_backend(hello: Hello) -> Backend:
         from mcd.engine.llama import LlamaBackend
 
         return LlamaBackend(hello.source, hello.options)
-    raise StartError(FailureCode.LIBRARY_MISSING)
+    from mcd.engine.openai import OpenAIBackend
+
+    return OpenAIBackend(hello.source, hello.options)
 
 
 def _scripted(hello: Hello) -> Backend:
@@ -43,8 +46,3 @@ def _scripted(hello: Hello) -> Backend:
     except (OSError, ConfigError):
         raise StartError(FailureCode.SCRIPT_INVALID) from None
     return ScriptedBackend(play, hello.options.n_slots, hello.options.n_ctx)
-
-
-def _port(url: str) -> int:
-    parts = urlsplit(url)
-    return parts.port or (443 if parts.scheme == "https" else 80)

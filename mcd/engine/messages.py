@@ -46,6 +46,8 @@ class FailureCode(IntEnum):
     """llama_decode failed, or the model computes no numbers (NaN)."""
     NO_GPU = 11
     """--gpu with a build that has no GPU support."""
+    UPSTREAM_MODEL = 12
+    """The adapter's server does not have the model."""
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True, tag=0):

@@ -1,0 +1,273 @@
+"""The adapter backend: any OpenAI-compatible server computes, this process seals. Text only, token ids are counts.
+
+The envelope opens here, beside that server and not in the process that holds the weights: sealing level 1. Its
+token ids are the numbers of the chunks, so an answer can be counted and paid but not resumed elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from mcd.api.request import ChatMessage, ChatRequest
+from mcd.engine import upstream
+from mcd.engine.backend import MAX_WAITING, MAX_WAITING_BYTES, Facts, Job, Piece, StartError
+from mcd.engine.messages import EngineOptions, FailureCode
+from mcd.engine.upstream import UpstreamCall
+from mcd.errors import InvalidRequestError
+from mcd.units import Seconds
+from mcd.wire.messages import RefuseReason
+from mcd.wire.payload import MAX_CHOICES, ToolCallDelta, Usage
+
+DEFAULT_SLOTS = 16
+DEFAULT_N_CTX = 8192
+"""When the server does not say; too large a prompt is then refused by the server itself."""
+BYTES_PER_TOKEN = 4
+"""For the estimate of a prompt's tokens until the server counts them."""
+_REASONS = {"stop": "stop", "length": "length", "tool_calls": "tool_calls", "function_call": "tool_calls"}
+
+
+class OpenAIBackend:
+    """Owner of all calls to one server."""
+
+    sealing = 1
+
+    def __init__(self, source: str, options: EngineOptions) -> None:
+        """Ask the server for its models.
+
+        Raises:
+            StartError: UPSTREAM, when it is not there or does not have the model.
+        """
+        self._url, _, self._model = source.partition("#")
+        self._n_slots = options.n_slots or DEFAULT_SLOTS
+        self._n_ctx = options.n_ctx or self._find_model()
+        self._waker_read, self._waker_write = os.pipe()
+        os.set_blocking(self._waker_read, False)
+        os.set_blocking(self._waker_write, False)
+        self._calls: dict[int, _Running] = {}
+        self._waiting: deque[Job] = deque()
+        self._waiting_bytes = 0
+
+    def facts(self) -> Facts:
+        """Speeds are unknown until somebody measures them."""
+        return Facts(
+            n_ctx=self._n_ctx,
+            n_slots=self._n_slots,
+            capabilities=("chat", "tools", "json-schema"),
+            prefill_tokens_per_s=0.0,
+            output_tokens_per_s=0.0,
+            device="upstream server",
+        )
+
+    def load(self) -> tuple[int, int]:
+        """(running, waiting)."""
+        return len(self._calls), len(self._waiting)
+
+    def submit(self, job: Job) -> None:
+        """Start a call, or wait for a slot."""
+        if job.resume:
+            job.sink.broken(FailureCode.UPSTREAM)  # the ids are ours, not the model's: nothing to go on from
+            return
+        if len(self._waiting) >= MAX_WAITING or self._waiting_bytes + job.size_bytes > MAX_WAITING_BYTES:
+            job.sink.refused(RefuseReason.BUSY)
+            return
+        self._waiting.append(job)
+        self._waiting_bytes += job.size_bytes
+        self._admit()
+
+    def step(self, now: Seconds) -> None:
+        """Pass on what the threads have read."""
+        try:
+            while os.read(self._waker_read, 4096):
+                pass
+        except BlockingIOError:
+            pass
+        for running in list(self._calls.values()):
+            if not running.is_paused and running.pump():
+                del self._calls[running.job.id]
+        self._admit()
+
+    def wait_s(self, now: Seconds) -> float | None:
+        """The waker tells."""
+        return None
+
+    def wakers(self) -> Sequence[int]:
+        """Readable when a thread has put something."""
+        return (self._waker_read,)
+
+    def cancel(self, job_id: int) -> None:
+        """Close the call's connection."""
+        running = self._calls.pop(job_id, None)
+        if running is not None:
+            running.call.stop()
+        for job in [job for job in self._waiting if job.id == job_id]:
+            self._waiting.remove(job)
+            self._waiting_bytes -= job.size_bytes
+        self._admit()
+
+    def pause(self, job_id: int, *, is_paused: bool) -> None:
+        """Leave its chunks unread, or go on."""
+        running = self._calls.get(job_id)
+        if running is not None:
+            running.is_paused = is_paused
+            self._wake()
+
+    def close(self) -> None:
+        """End every call."""
+        for job_id in list(self._calls):
+            self.cancel(job_id)
+
+    def _admit(self) -> None:
+        while self._waiting and len(self._calls) < self._n_slots:
+            job = self._waiting.popleft()
+            self._waiting_bytes -= job.size_bytes
+            body = msgspec.json.encode(to_openai(job.request, self._model, job.max_output_tokens))
+            self._calls[job.id] = _Running(job, UpstreamCall(self._url, body, self._wake))
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._waker_write, b"\0")
+        except BlockingIOError:
+            return  # full: it will wake anyway
+
+    def _find_model(self) -> int:
+        """Its context length, if the server tells."""
+        try:
+            models = upstream.list_models(self._url)
+        except ValueError:
+            raise StartError(FailureCode.UPSTREAM) from None
+        found = next((item for item in models if item.get("id") == self._model), None)
+        if found is None:
+            raise StartError(FailureCode.UPSTREAM_MODEL)
+        n_ctx = found.get("max_model_len")
+        return n_ctx if isinstance(n_ctx, int) and 0 < n_ctx < 1 << 31 else DEFAULT_N_CTX
+
+
+class _Running:
+    """One call and its job. Owner: OpenAIBackend."""
+
+    def __init__(self, job: Job, call: UpstreamCall) -> None:
+        self.job = job
+        self.call = call
+        self.is_paused = False
+        self._n_tokens = 0
+        self._n_reasoning = 0
+        self._n_prompt = max(1, job.size_bytes // BYTES_PER_TOKEN)
+        self._reasons = ["stop"] * job.request.n
+
+    def pump(self) -> bool:
+        """Pass on what has arrived; True when the job is over."""
+        while (event := self.call.take()) is not None:
+            match event:
+                case upstream.Opened():
+                    self.job.sink.started(self._n_prompt)
+                case upstream.ChunkPart():
+                    self._chunk(event)
+                case upstream.Ended():
+                    usage = Usage(self._n_prompt, self._n_tokens, 0, self._n_reasoning)
+                    self.job.sink.finished(self._reasons, usage)
+                    return True
+                case upstream.Rejected():
+                    said = event.message or "the server behind this provider refuses the request"
+                    self.job.sink.failed(InvalidRequestError(said))
+                    return True
+                case upstream.Busy():
+                    self.job.sink.refused(RefuseReason.BUSY)
+                    return True
+                case upstream.Broken():
+                    self.job.sink.broken(FailureCode.UPSTREAM)
+                    return True
+        return False
+
+    def _chunk(self, chunk: upstream.ChunkPart) -> None:
+        if chunk.usage is not None and chunk.usage.prompt_tokens > 0:
+            self._n_prompt = min(chunk.usage.prompt_tokens, 2**31)
+        for part in chunk.choices:
+            if not 0 <= part.index < min(self.job.request.n, MAX_CHOICES):
+                continue
+            if part.finish_reason is not None:
+                self._reasons[part.index] = _REASONS.get(part.finish_reason, "stop")
+            reasoning = part.delta.reasoning_content or part.delta.reasoning or ""
+            calls = tuple(_call(call) for call in part.delta.tool_calls or () if 0 <= call.index < 128)
+            if not (part.delta.content or reasoning or calls):
+                continue
+            self.job.sink.piece(Piece(part.index, self._n_tokens, part.delta.content or "", reasoning, calls))
+            self._n_tokens += 1
+            self._n_reasoning += bool(reasoning)
+
+
+def _call(call: upstream.Call) -> ToolCallDelta:
+    return ToolCallDelta(call.index, call.id or "", call.function.name or "", call.function.arguments or "")
+
+
+def to_openai(request: ChatRequest, model: str, max_output_tokens: int) -> dict[str, Any]:
+    """The request as OpenAI's JSON object, always streamed and with usage."""
+    limits = [limit for limit in (request.max_tokens, max_output_tokens // request.n) if limit]
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [_message(message) for message in request.messages],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    for name in ("temperature", "top_p", "top_k", "min_p", "seed", "reasoning_effort"):
+        value = getattr(request, name)
+        if value is not None:
+            body[name] = value
+    for name in ("frequency_penalty", "presence_penalty"):
+        if getattr(request, name):
+            body[name] = getattr(request, name)
+    if limits:
+        body["max_tokens"] = min(limits)
+    if request.stop:
+        body["stop"] = list(request.stop)
+    if request.n != 1:
+        body["n"] = request.n
+    if request.logit_bias:
+        body["logit_bias"] = dict(request.logit_bias)
+    body.update(_tools(request))
+    body.update(_format(request))
+    return body
+
+
+def _message(message: ChatMessage) -> dict[str, Any]:
+    shown: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.name is not None:
+        shown["name"] = message.name
+    if message.tool_call_id is not None:
+        shown["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        shown["tool_calls"] = [msgspec.to_builtins(call) for call in message.tool_calls]
+    return shown
+
+
+def _tools(request: ChatRequest) -> dict[str, Any]:
+    if not request.tools:
+        return {}
+    choice: Any = request.tool_choice
+    if request.tool_choice.startswith("function:"):
+        choice = {"type": "function", "function": {"name": request.tool_choice.removeprefix("function:")}}
+    functions = []
+    for tool in request.tools:
+        function: dict[str, Any] = {"name": tool.name, "description": tool.description}
+        if tool.parameters:
+            function["parameters"] = tool.parameters
+        functions.append({"type": "function", "function": function})
+    return {"tools": functions, "tool_choice": choice, "parallel_tool_calls": request.parallel_tool_calls}
+
+
+def _format(request: ChatRequest) -> dict[str, Any]:
+    wanted = request.response_format
+    if wanted.type == "text":
+        return {}
+    if wanted.type == "json_schema" and wanted.schema:
+        return {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "strict": True, "schema": wanted.schema},
+            }
+        }
+    return {"response_format": {"type": "json_object"}}
