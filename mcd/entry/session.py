@@ -153,7 +153,13 @@ class _Answer:
     def _answering(self, n_prompt_tokens: int) -> Answering:
         chosen, model = self._candidate, self._candidate.model
         return Answering(
-            chosen.peer_id, chosen.name, model.alias, n_prompt_tokens, model.price_prompt, model.price_output
+            peer_id=chosen.peer_id,
+            peer_name=chosen.name,
+            model=model.alias,
+            n_prompt_tokens=n_prompt_tokens,
+            price_prompt=model.price_prompt,
+            price_output=model.price_output,
+            model_digest=model.digest,
         )
 
     def _chunk(self, message: Chunk) -> tuple[Delta, ...]:

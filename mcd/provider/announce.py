@@ -16,7 +16,6 @@ from mcd.wire import info
 from mcd.wire.codec import decode_info, encode_info
 from mcd.wire.framing import FrameReader, frame
 from mcd.wire.messages import (
-    CAPABILITY_VERSION,
     MAX_FRAME_BYTES,
     MAX_MODELS,
     MAX_RECORD_LIFETIME_MS,
@@ -24,7 +23,7 @@ from mcd.wire.messages import (
     ModelOffer,
     Record,
 )
-from mcd.wire.records import SignedRecord, goodbye, next_seq, sign_record
+from mcd.wire.records import RECORD_VERSION, SignedRecord, goodbye, next_seq, sign_record
 from mcd.wire.signing import SigningKey
 
 ANNOUNCE_EVERY_S = 30.0
@@ -138,7 +137,7 @@ class Announcer:
         offers = [_offer(engine.status()) for engine in self._engines if engine.status().engine_key]
         device = next((engine.status().device for engine in self._engines if engine.status().device), "")
         return Record(
-            version=CAPABILITY_VERSION,
+            version=RECORD_VERSION,
             network=self._config.network,
             seq=0,
             issued_ms=0,

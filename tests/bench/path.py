@@ -40,9 +40,9 @@ def write_script(folder: Path) -> str:
     """Answers ``bench N RATE`` like the upstream does; the scripted engine's unit is the token."""
     n_paced = STREAM_S * TOKENS_PER_S
     rules = [
-        {"match": "bench 1 0", "text": "tok "},
-        {"match": "bench paced", "text": "tok ", "repeat": n_paced, "tokens_per_s": TOKENS_PER_S},
-        {"text": "tok ", "repeat": 8},
+        {"match": "bench 1 0", "text": " tok"},
+        {"match": "bench paced", "text": " tok", "repeat": n_paced, "tokens_per_s": TOKENS_PER_S},
+        {"text": " tok", "repeat": 8},
     ]
     path = folder / "bench.json"
     path.write_text(json.dumps({"alias": "bench", "n_slots": 256, "rules": rules}))

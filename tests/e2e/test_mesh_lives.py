@@ -113,8 +113,10 @@ def test_client_that_leaves_frees_the_slot(mesh: LocalMesh, script: Callable[...
     seconds_until(lambda: bool(entry.read("models")), 20)
     body = {"model": "play", "messages": [{"role": "user", "content": "hi"}], "stream": True}
     with httpx.Client(timeout=20) as http, http.stream("POST", f"{entry.url()}/chat/completions", json=body) as answer:
-        next(line for line in answer.iter_lines() if "word" in line)
+        lines = answer.iter_lines()  # httpx hangs up when this is collected
+        next(line for line in lines if "word" in line)
         seconds_until(lambda: provider.read("status")["engines"][0]["n_running"] == 1, 3)
+        del lines
     seconds_until(lambda: provider.read("status")["engines"][0]["n_running"] == 0, 3)
 
 

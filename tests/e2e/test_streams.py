@@ -14,7 +14,7 @@ N_TOKENS = 200
 
 def test_hundred_streams_of_fifty_tokens_a_second(mesh: LocalMesh, script: Callable[..., str]) -> None:
     entry = mesh.start("entry")
-    provider = mesh.start("ada", "--cpu", "--engine", script({"text": "tok ", "repeat": N_TOKENS, "tokens_per_s": 50}))
+    provider = mesh.start("ada", "--cpu", "--engine", script({"text": " tok", "repeat": N_TOKENS, "tokens_per_s": 50}))
     provider.wait(serves, "serving")
     seconds_until(lambda: bool(entry.read("models")), 20)
     bodies = [load.body("play", "hi", stream=True)] * N_STREAMS
