@@ -38,7 +38,7 @@ REPLAY_MEMORY_MS = 2 * MAX_AGE_MS
 MAX_REPLAY_ENTRIES = 200_000
 """833 requests a second for the whole memory, some 30 MB; when full we are busy, we never forget."""
 FLUSH_INTERVAL_S: Seconds = 0.1
-"""Research: frames each 100 ms instead of each token cut what sizes tell from everything to a few per cent."""
+"""Frames each 100 ms instead of each token: what sizes tell falls from everything to a few per cent (specs/06)."""
 MAX_DELTA_BYTES = 32_768
 """Estimated size at which pending text starts a second frame; half of what a frame may hold."""
 

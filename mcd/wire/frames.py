@@ -101,9 +101,12 @@ class Sealer(_Frames):
 
     def seal_end_padding(self) -> list[bytes]:
         """Empty data frames to the next length bucket, to be sent just before the final frame.   [ENV-26]"""
-        sizes = end_padding_frames(round_up(self._padded_bytes, FRAME_PAD_BYTES))
-        fits = self._n_bytes + sum(sizes) + len(sizes) * 32 + _END_RESERVE_BYTES <= MAX_RESPONSE_BYTES
-        return [self._seal(FRAME_DATA, b"", size) for size in sizes] if fits else []
+        sizes = end_padding_frames(round_up(self._padded_bytes, FRAME_PAD_BYTES), self._n_frames)
+        added_bytes = sum(sizes) + len(sizes) * (_HEAD.size + _TAG_BYTES)
+        fits = self._n_bytes + added_bytes + _END_RESERVE_BYTES <= MAX_RESPONSE_BYTES
+        if not fits or self._n_frames + len(sizes) >= MAX_FRAMES:
+            return []
+        return [self._seal(FRAME_DATA, b"", size) for size in sizes]
 
     def seal_final(self, final: bytes) -> bytes:
         """The frame that ends a whole answer; nothing can follow."""

@@ -6,7 +6,9 @@ MIN_REQUEST_PLAIN_BYTES = 256
 """Shorter requests are padded to this: most one-line questions look alike."""
 FRAME_PAD_BYTES = 64
 MIN_ANSWER_PLAIN_BYTES = 512
-"""First bucket of whole answers, four units or more so that a quarter of it is one: yes and no look alike."""
+"""First bucket of whole answers: yes and no look alike."""
+MIN_ANSWER_FRAMES = 4
+"""First bucket of their number of data frames; less than four has no whole quarter to grow by."""
 FINAL_PAD_BYTES = 256
 """The final statement without audit logprobs fits, so its size says nothing."""
 MAX_FRAME_PLAIN_BYTES = 65_536
@@ -31,16 +33,33 @@ def round_up(size_bytes: int, unit_bytes: int) -> int:
     return -(-size_bytes // unit_bytes) * unit_bytes
 
 
-def end_padding_frames(total_bytes: int) -> list[int]:
-    """Plaintext sizes of the empty data frames that bring an answer's length to the next bucket.   [ENV-26]
+def bucket(value: int, first: int) -> int:
+    """The least of first, first + a quarter, that + a quarter of it, ... (rounded down) that holds ``value``."""
+    size = first
+    while size < value:
+        size += size // 4
+    return size
 
-    Buckets grow by a quarter, rounded down to FRAME_PAD_BYTES.
+
+def end_padding_frames(padded_bytes: int, n_frames: int) -> list[int]:
+    """Plaintext sizes of the empty data frames that bring an answer to the next bucket.   [ENV-26]
+
+    Both the bytes and the number of frames are brought to a bucket: each frame has overhead of its own on every
+    layer below, so a total of bytes tells the number of frames, hence how long the engine computed (measured: with
+    bytes alone the padding hid nothing).
 
     Args:
-        total_bytes: Padded plaintext of all frames so far; a multiple of FRAME_PAD_BYTES.
+        padded_bytes: Padded plaintext of all data frames so far; a multiple of FRAME_PAD_BYTES.
+        n_frames: How many there were.
     """
-    bucket = MIN_ANSWER_PLAIN_BYTES
-    while bucket < total_bytes:
-        bucket += bucket // 4 // FRAME_PAD_BYTES * FRAME_PAD_BYTES
-    n_full, rest = divmod(bucket - total_bytes, MAX_FRAME_PLAIN_BYTES)
-    return [MAX_FRAME_PLAIN_BYTES] * n_full + ([rest] if rest else [])
+    units, first_units = padded_bytes // FRAME_PAD_BYTES, MIN_ANSWER_PLAIN_BYTES // FRAME_PAD_BYTES
+    max_units = MAX_FRAME_PLAIN_BYTES // FRAME_PAD_BYTES
+    total = bucket(n_frames, MIN_ANSWER_FRAMES)
+    n_new = total - n_frames
+    n_units = bucket(units + n_new, first_units) - units
+    while n_units > n_new * max_units:
+        total = bucket(total + 1, MIN_ANSWER_FRAMES)
+        n_new = total - n_frames
+        n_units = bucket(units + n_new, first_units) - units
+    each, rest = divmod(n_units, n_new) if n_new else (0, 0)
+    return [(each + (at < rest)) * FRAME_PAD_BYTES for at in range(n_new)]

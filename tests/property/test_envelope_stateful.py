@@ -11,7 +11,14 @@ from mcd.wire.envelope import open_request
 from mcd.wire.frames import FinalFrame, Opener, Sealer
 from mcd.wire.header import decode_header
 from mcd.wire.keyconfig import parse_key_config, verify_certificate
-from mcd.wire.padding import FRAME_PAD_BYTES, MIN_ANSWER_PLAIN_BYTES, end_padding_frames, padme
+from mcd.wire.padding import (
+    FRAME_PAD_BYTES,
+    MAX_FRAME_PLAIN_BYTES,
+    MIN_ANSWER_PLAIN_BYTES,
+    bucket,
+    end_padding_frames,
+    padme,
+)
 from tests.unit.envelope_kit import KEYS, PEER, find_key, pair, sealed
 
 SETTINGS = settings(deadline=None, max_examples=60, stateful_step_count=25)
@@ -147,13 +154,18 @@ def test_any_answer_arrives_whole_and_padded(parts: list[bytes], final: bytes) -
     assert opener.output_digest() == sealer.output_digest()
     total = sum(len(frame) - 21 for frame in frames)
     assert total >= MIN_ANSWER_PLAIN_BYTES
-    assert end_padding_frames(total) == []
+    assert end_padding_frames(total, len(frames)) == []
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.integers(1, 16 * 1024 * 1024))
-def test_padding_only_grows(size: int) -> None:
-    assert size <= padme(size) <= size * 1.125 + 1
-    total = size // FRAME_PAD_BYTES * FRAME_PAD_BYTES
-    padded = total + sum(end_padding_frames(total))
-    assert total <= padded <= max(MIN_ANSWER_PLAIN_BYTES, total * 1.25)
+@given(st.integers(1, 250_000), st.integers(1, 100_000))
+def test_padding_only_grows_and_ends_in_a_bucket(n_units: int, n_frames: int) -> None:
+    assert n_units <= padme(n_units) <= n_units * 1.125 + 1
+    if not n_frames <= n_units <= n_frames * 1024:
+        return  # a frame has between one unit and 1024
+    sizes = end_padding_frames(n_units * FRAME_PAD_BYTES, n_frames)
+    assert all(0 < size <= MAX_FRAME_PLAIN_BYTES and size % FRAME_PAD_BYTES == 0 for size in sizes)
+    total, frames = n_units + sum(sizes) // FRAME_PAD_BYTES, n_frames + len(sizes)
+    assert (total, frames) == (bucket(total, 8), bucket(frames, 4))
+    assert frames <= max(4, n_frames * 1.6)
+    assert total <= max(10, n_units * 1.8)

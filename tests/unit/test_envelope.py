@@ -24,7 +24,7 @@ from mcd.wire.frames import (
 from mcd.wire.header import Header, decode_header, encode_header
 from mcd.wire.keyconfig import choose_config, key_id
 from mcd.wire.messages import MAX_BODY_BYTES, MAX_SEALED_FRAME_BYTES
-from mcd.wire.padding import MAX_FRAME_PLAIN_BYTES, end_padding_frames, padme
+from mcd.wire.padding import MAX_FRAME_PLAIN_BYTES, bucket, end_padding_frames, padme
 from mcd.wire.signing import SigningKey
 from tests.unit.envelope_kit import CONFIGS, KEYS, MODEL, NOW_MS, PEER, find_key, pair, sealed
 
@@ -185,20 +185,40 @@ def test_answers_of_near_lengths_look_the_same() -> None:
 
 
 @pytest.mark.spec("ENV-26")
-def test_totals_fall_into_few_buckets() -> None:
-    totals = {64 * n + sum(end_padding_frames(64 * n)) for n in range(1, 2000)}
-    assert min(totals) == 512
-    assert len(totals) <= 32
-    assert all(1 < high / low <= 1.25 for low, high in pairwise(sorted(totals)))
-    for n in range(1, 2000):
-        assert all(size % 64 == 0 and 0 < size <= MAX_FRAME_PLAIN_BYTES for size in end_padding_frames(64 * n))
+def test_buckets_grow_by_a_quarter() -> None:
+    assert [bucket(n, 4) for n in (0, 4, 5, 9, 11, 13, 100)] == [4, 4, 5, 10, 12, 15, 121]
+    for low, high in pairwise(sorted({bucket(n, 8) for n in range(5000)})):
+        assert 1 < high / low <= 1.25
 
 
 @pytest.mark.spec("ENV-26")
-def test_end_padding_of_a_long_answer_takes_several_frames() -> None:
-    sizes = end_padding_frames(5_000_000 // 64 * 64)
-    assert len(sizes) > 1
-    assert max(sizes) <= MAX_FRAME_PLAIN_BYTES
+@pytest.mark.parametrize(
+    ("n_units", "n_frames", "n_new_units"),
+    [(1, 1, [3, 2, 2]), (8, 4, []), (9, 4, [1]), (100, 40, [21]), (40, 40, [1])],
+)
+def test_end_padding_examples(n_units: int, n_frames: int, n_new_units: list[int]) -> None:
+    assert end_padding_frames(n_units * 64, n_frames) == [64 * n for n in n_new_units]
+
+
+@pytest.mark.spec("ENV-26")
+def test_totals_fall_into_few_buckets() -> None:
+    """Bytes and number of frames both; else the frames' overhead would tell their number to who counts bytes."""
+    totals = set()
+    for n_frames in range(1, 120):
+        for n_units in range(n_frames, 4 * n_frames):
+            sizes = end_padding_frames(64 * n_units, n_frames)
+            assert all(size % 64 == 0 and 0 < size <= MAX_FRAME_PLAIN_BYTES for size in sizes)
+            totals.add((n_units + sum(sizes) // 64, n_frames + len(sizes)))
+    assert {units for units, _ in totals} <= {bucket(n, 8) for n in range(700)}
+    assert {frames for _, frames in totals} <= {bucket(n, 4) for n in range(200)}
+    assert len(totals) < 150  # of 21,420 pairs
+
+
+@pytest.mark.spec("ENV-26", "ENV-27")
+def test_end_padding_of_large_frames_stays_within_the_frame_limit() -> None:
+    for n_frames in (5, 77, 190):
+        sizes = end_padding_frames(n_frames * MAX_FRAME_PLAIN_BYTES, n_frames)
+        assert max(sizes) <= MAX_FRAME_PLAIN_BYTES
 
 
 @pytest.mark.spec("ENV-26")
