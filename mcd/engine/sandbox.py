@@ -57,6 +57,10 @@ class Control(msgspec.Struct, frozen=True):
     detail: str
     """What it means now, or why it does not hold; for the operator."""
 
+    def line(self) -> str:
+        """``name: state, detail``."""
+        return f"{self.name}: {self.state}, {self.detail}"
+
 
 class Report(msgspec.Struct, frozen=True):
     """What holds, for `mcd doctor`."""
@@ -70,7 +74,7 @@ class Report(msgspec.Struct, frozen=True):
 
     def lines(self) -> tuple[str, ...]:
         """One line a control: ``name: state, detail``."""
-        return tuple(f"{control.name}: {control.state}, {control.detail}" for control in self.controls)
+        return tuple(control.line() for control in self.controls)
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -193,6 +197,8 @@ def _judge_swap(profile: Profile) -> str:
 
 
 def _open_parent(watch: list[int]) -> str:
+    if not hasattr(os, "pidfd_open"):
+        raise _UnavailableError("this Python was built without pidfd_open")
     watch.append(os.pidfd_open(os.getppid()))
     return "we end when the daemon does"
 
