@@ -178,7 +178,8 @@ class _Answer:
         frame: Frame = self._opener.open_frame(message.frame)
         if isinstance(frame, ErrorFrame):
             raise _user_fault(decode_failure(frame.plaintext))
-        assert isinstance(frame, FinalFrame), "open_frame returned a data frame from a finished stream"
+        if not isinstance(frame, FinalFrame):
+            raise RemoteProtocolError("the provider ended its answer with a piece of it")
         final = decode_final(frame.plaintext)
         receipt = check_receipt(message.receipt, self._engine_key)
         states = (receipt.transcript_hash, receipt.n_output_tokens, receipt.output_digest, final.output_digest)
