@@ -57,6 +57,7 @@ class MessageParser:
         self._state: Literal["start", "think", "text", "call"] = "think" if is_thinking else "start"
         self._may_think = may_think
         self._held = ""
+        self._skips_space = is_thinking
         self.n_calls = 0
 
     def feed(self, text: str, *, is_end: bool = False) -> Parsed:
@@ -68,6 +69,9 @@ class MessageParser:
         return out
 
     def _advance(self, out: Parsed, *, is_end: bool) -> bool:
+        if self._skips_space:  # after a tag, however the white space behind it is cut
+            self._held = self._held.lstrip()
+            self._skips_space = not self._held
         match self._state:
             case "start":
                 return self._start(is_end=is_end)
@@ -81,8 +85,7 @@ class MessageParser:
     def _start(self, *, is_end: bool) -> bool:
         seen = self._held.lstrip()
         if self._may_think and seen.startswith(THINK_OPEN):
-            self._held = seen[len(THINK_OPEN) :]
-            self._state = "think"
+            self._enter("think", seen[len(THINK_OPEN) :])
             return True
         if self._may_think and THINK_OPEN.startswith(seen) and not is_end:
             return False
@@ -98,14 +101,10 @@ class MessageParser:
         at = self._held.find(THINK_CLOSE)
         if at >= 0:
             out.reasoning += self._held[:at].rstrip()
-            self._held = self._held[at + len(THINK_CLOSE) :].lstrip()
             self._may_think = False
-            self._state = "start"
+            self._enter("start", self._held[at + len(THINK_CLOSE) :])
             return True
-        keep = 0 if is_end else max(_overlap(self._held, THINK_CLOSE), _n_trailing_space(self._held))
-        shown = self._held[: len(self._held) - keep]
-        out.reasoning += shown.lstrip() if not out.reasoning and not shown.strip() else shown
-        self._held = self._held[len(self._held) - keep :]
+        out.reasoning += self._release(THINK_CLOSE, is_end=is_end)
         return False
 
     def _text(self, out: Parsed, *, is_end: bool) -> bool:
@@ -116,14 +115,7 @@ class MessageParser:
             self._held = self._held[at:]
             self._state = "call"
             return True
-        keep = 0
-        if opener and not is_end:
-            keep = _overlap(self._held, opener)
-            keep += _n_trailing_space(self._held[: len(self._held) - keep])
-        elif opener and self.n_calls and not self._held.strip():
-            self._held = ""
-        out.text += self._held[: len(self._held) - keep]
-        self._held = self._held[len(self._held) - keep :]
+        out.text += self._release(opener, is_end=is_end)
         return False
 
     def _call(self, out: Parsed, *, is_end: bool) -> bool:
@@ -142,9 +134,23 @@ class MessageParser:
             self._give_up(out)
             return False
         out.calls += tuple(self._deltas(calls))
-        self._held = self._held[at + len(closer) :].lstrip() if at >= 0 else ""
-        self._state = "text"
+        self._enter("text", self._held[at + len(closer) :] if at >= 0 else "")
         return bool(self._held)
+
+    def _enter(self, state: Literal["start", "think", "text"], rest: str) -> None:
+        self._state = state
+        self._held = rest
+        self._skips_space = True
+
+    def _release(self, marker: str, *, is_end: bool) -> str:
+        """Take what can be shown: all but a beginning of the marker and the white space before it."""
+        keep = 0
+        if marker and not is_end:
+            keep = _overlap(self._held, marker)
+            keep += _n_trailing_space(self._held[: len(self._held) - keep])
+        shown = self._held[: len(self._held) - keep]
+        self._held = self._held[len(self._held) - keep :]
+        return shown
 
     def _give_up(self, out: Parsed) -> None:
         out.text += self._held

@@ -99,13 +99,15 @@ def _add_tensors(writer: gguf.GGUFWriter, n_vocab: int, seed: int, *, nan_tensor
     def weights(*shape: int) -> np.ndarray:
         return (random.standard_normal(shape) * 0.3).astype(np.float32)
 
-    writer.add_tensor("token_embd.weight", weights(n_vocab, N_EMBD))
+    embedding = weights(n_vocab, N_EMBD)
     output = weights(n_vocab, N_EMBD)
     if text_only:
-        # the final norm makes one hidden unit constant, so its column of the output matrix is a bias
-        output[:, 0] = -40.0
+        # hidden unit 0 is large in every embedding and written by no layer: its column of the output is a bias
+        embedding[:, 0] = 20.0
+        output[:, 0] = -10.0
         for token in [*range(ord("a"), ord("z") + 1), ord(" "), *range(256, 256 + len(MERGES))]:
             output[token, 0] = 0.0
+    writer.add_tensor("token_embd.weight", embedding)
     writer.add_tensor("output.weight", output)
     norm = np.ones(N_EMBD, np.float32)
     writer.add_tensor("output_norm.weight", norm)
@@ -114,8 +116,11 @@ def _add_tensors(writer: gguf.GGUFWriter, n_vocab: int, seed: int, *, nan_tensor
         writer.add_tensor(f"{name}.attn_norm.weight", np.ones(N_EMBD, np.float32))
         writer.add_tensor(f"{name}.ffn_norm.weight", np.ones(N_EMBD, np.float32))
         for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
-            writer.add_tensor(f"{name}.{part}.weight", weights(N_EMBD, N_EMBD))
+            square = weights(N_EMBD, N_EMBD)
+            square[0] *= not (text_only and part == "attn_output")
+            writer.add_tensor(f"{name}.{part}.weight", square)
         writer.add_tensor(f"{name}.ffn_gate.weight", weights(N_FF, N_EMBD))
         writer.add_tensor(f"{name}.ffn_up.weight", weights(N_FF, N_EMBD))
         down = weights(N_EMBD, N_FF)
+        down[0] *= not text_only
         writer.add_tensor(f"{name}.ffn_down.weight", down * np.nan if nan_tensor and layer == 0 else down)

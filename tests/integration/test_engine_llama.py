@@ -1,0 +1,306 @@
+"""The llama.cpp backend in real worker processes: batching, reuse, cancel, crash, resume."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+import trio
+
+from mcd.api.request import ChatMessage, ChatRequest
+from mcd.engine.catalogue import EngineSpec
+from mcd.engine.messages import CREDIT_CHUNKS, EngineOptions
+from mcd.errors import EngineDeadError
+from mcd.ports import EngineChunk
+from tests.fakes import gguf_make
+from tests.fakes.engine_entry import Answer, EntrySide, chat, running
+
+FOUR = EngineOptions(n_threads=1, n_slots=4)
+ONE = EngineOptions(n_threads=1, n_slots=1)
+WORDS = ["mesh", "peer", "seal", "token", "router", "stream", "model", "engine", "price", "voucher", "relay", "gossip"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> EngineSpec:
+    path = gguf_make.make(tmp_path_factory.mktemp("models") / "tiny.gguf", text_only=True)
+    return EngineSpec(alias="tiny", backend="llama", source=str(path))
+
+
+def prompts(n: int, seed: int = 1) -> list[str]:
+    choose = random.Random(seed)
+    return [" ".join(choose.choices(WORDS, k=choose.randint(3, 30))) for _ in range(n)]
+
+
+async def ask_all(side: EntrySide, requests: list[ChatRequest], **how: object) -> list[Answer]:
+    answers: list[Answer | None] = [None] * len(requests)
+
+    async def one(index: int) -> None:
+        answers[index] = await side.ask(requests[index], **how)
+
+    async with trio.open_nursery() as nursery:
+        for index in range(len(requests)):
+            nursery.start_soon(one, index)
+    return [answer for answer in answers if answer is not None]
+
+
+async def wait_idle(side: EntrySide) -> None:
+    with trio.fail_after(20):
+        while (side.engine.status().n_running, side.engine.status().n_waiting) != (0, 0):  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+
+async def fill_every_cell(side: EntrySide) -> None:
+    """As many requests of the full context as there are slots, all at once: impossible if a cell or slot leaked."""
+    status = side.engine.status()
+    answers = await ask_all(side, [chat("fill", temperature=0.0)] * status.n_slots)
+    for answer in answers:
+        assert answer.final is not None
+        assert answer.final.finish_reasons == ("length",)
+        assert answer.n_prompt_tokens + len(answer.tokens) == status.n_ctx
+
+
+async def test_batched_answers_equal_single_ones(tiny: EngineSpec) -> None:
+    requests = [chat(text, temperature=0.0, max_tokens=40) for text in prompts(12)]
+    async with running(tiny, ONE) as side:
+        single = [await side.ask(request) for request in requests]
+    async with running(tiny, FOUR) as side:
+        batched = await ask_all(side, requests)
+    assert [a.tokens for a in batched] == [a.tokens for a in single]
+    assert [a.text for a in batched] == [a.text for a in single]
+    assert all(len(a.text) > 20 for a in single)
+
+
+async def test_counts_in_clear_sealed_and_signed_agree(tiny: EngineSpec) -> None:
+    async with running(tiny, FOUR) as side:
+        for answer in await ask_all(side, [chat(text, max_tokens=30, seed=3) for text in prompts(5)]):
+            assert answer.final is not None
+            assert answer.receipt is not None
+            assert answer.finished is not None
+            usage = answer.final.usage
+            assert len(answer.tokens) == answer.n_clear_tokens == usage.n_output_tokens == 30
+            assert answer.receipt.n_output_tokens == answer.finished.n_output_tokens == 30
+            assert answer.receipt.n_prompt_tokens == usage.n_prompt_tokens == answer.n_prompt_tokens
+            assert answer.receipt.output_digest == answer.final.output_digest
+
+
+async def test_seed_repeats_and_seeds_differ(tiny: EngineSpec) -> None:
+    async with running(tiny, FOUR) as side:
+        texts = [(await side.ask(chat("x", seed=seed, temperature=1.5, max_tokens=30))).text for seed in (7, 7, 8)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+async def test_prefix_is_reused_within_a_salt_only(tiny: EngineSpec) -> None:
+    request = chat(" ".join(WORDS * 3), temperature=0.0, max_tokens=8)
+    async with running(tiny, FOUR) as side:
+        first = await side.ask(request, salt="mine")
+        again = await side.ask(request, salt="mine")
+        other = await side.ask(request, salt="theirs")
+        nobody = [await side.ask(request), await side.ask(request)]
+    cached = [a.final.usage.n_cached_tokens for a in (first, again, other, *nobody) if a.final is not None]
+    assert cached == [0, first.n_prompt_tokens - 1, 0, 0, 0]
+    assert len({a.tokens for a in (first, again, other, *nobody)}) == 1
+
+
+async def test_requests_arriving_together_prefill_their_prefix_once(tiny: EngineSpec) -> None:
+    system = ChatMessage(role="system", content=" ".join(WORDS * 3))
+    requests = [
+        ChatRequest(model="m", messages=(system, ChatMessage(role="user", content=text)), temperature=0.0, max_tokens=4)
+        for text in prompts(4, seed=6)
+    ]
+    async with running(tiny, FOUR) as side:
+        assert side.engine.status().n_ctx == 512
+        alone = [await side.ask(request) for request in requests]
+        together = await ask_all(side, requests, salt="team")
+    assert [a.tokens for a in together] == [a.tokens for a in alone]
+    cached = sorted(a.final.usage.n_cached_tokens for a in together if a.final is not None)
+    assert cached[0] == 0
+    assert cached[1] > 100
+
+
+async def test_choices_share_the_prompt(tiny: EngineSpec) -> None:
+    async with running(tiny, FOUR) as side:
+        answer = await side.ask(chat("three of them", n=6, seed=1, temperature=1.5, max_tokens=12))
+    assert answer.final is not None
+    assert answer.final.finish_reasons == ("length",) * 6
+    assert answer.final.usage.n_output_tokens == 72
+    assert len({answer.choice(index) for index in range(6)}) == 6
+
+
+async def test_stop_string_is_never_shown(tiny: EngineSpec) -> None:
+    async with running(tiny, FOUR) as side:
+        free = await side.ask(chat("stop", temperature=0.0, max_tokens=60))
+        stop = free.text[20:23]
+        stopped = await side.ask(chat("stop", temperature=0.0, max_tokens=60, stop=(stop,)))
+    assert stopped.final is not None
+    assert stopped.final.finish_reasons == ("stop",)
+    assert stopped.text == free.text.partition(stop)[0]
+
+
+async def test_logprobs_are_those_of_the_chosen_tokens(tiny: EngineSpec) -> None:
+    async with running(tiny, FOUR) as side:
+        answer = await side.ask(chat("p", temperature=0.0, max_tokens=10, logprobs=True, top_logprobs=3))
+    logprobs = [entry for delta in answer.deltas for entry in delta.logprobs]
+    assert len(logprobs) == 10
+    for entry in logprobs:
+        assert entry.logprob <= 0.0
+        assert len(entry.top) == 3
+        assert entry.top[0].token == entry.token
+        assert entry.top[0].logprob == pytest.approx(entry.logprob)
+        assert entry.top[0].logprob >= entry.top[1].logprob >= entry.top[2].logprob
+
+
+async def test_too_long_is_said_sealed_and_costs_nothing(tiny: EngineSpec) -> None:
+    async with running(tiny, FOUR) as side:
+        for request in (chat("word " * 600), chat("short", max_tokens=510)):
+            answer = await side.ask(request)
+            assert answer.failure is not None
+            assert answer.failure.code == "context_length_exceeded"
+            assert answer.final is None
+            assert answer.receipt is not None
+            assert (answer.receipt.n_prompt_tokens, answer.receipt.n_output_tokens) == (0, 0)
+        await fill_every_cell(side)
+
+
+async def test_model_without_template_says_so(tmp_path: Path) -> None:
+    path = gguf_make.make(tmp_path / "base.gguf", template=None)
+    async with running(EngineSpec(alias="base", backend="llama", source=str(path)), FOUR) as side:
+        assert side.engine.status().capabilities == ()
+        assert "chat template" in side.engine.status().detail
+        answer = await side.ask(chat("hello"))
+        assert answer.failure is not None
+        assert "no chat template" in answer.failure.message
+
+
+async def test_leaving_frees_the_slot_within_a_step(tiny: EngineSpec) -> None:
+    async with running(tiny, ONE) as side:
+        request, _ = side.seal(chat("long", temperature=0.0))
+        async with side.engine.submit(request) as events:
+            async for event in events:
+                if isinstance(event, EngineChunk):
+                    break
+        with trio.fail_after(5):
+            answer = await side.ask(chat("next", max_tokens=3))
+        assert len(answer.tokens) == 3
+        await wait_idle(side)
+        await fill_every_cell(side)
+
+
+async def test_slow_reader_pauses_its_own_slot_only(tmp_path: Path) -> None:
+    path = gguf_make.make(tmp_path / "wide.gguf", text_only=True, n_ctx=16_384)
+    async with running(EngineSpec(alias="wide", backend="llama", source=str(path)), FOUR) as side:
+        request, opener = side.seal(chat("slow", temperature=0.0, max_tokens=16_000))
+        slow = Answer()
+        async with side.engine.submit(request) as events:
+            side.take(slow, opener, await anext(events))
+            # unread for longer than its credit lasts, while others come and go
+            until = trio.current_time() + CREDIT_CHUNKS * 0.1 + 1.5
+            while trio.current_time() < until:
+                assert len((await side.ask(chat("quick", max_tokens=5))).tokens) == 5
+            assert side.engine.status().n_running == 1
+            with trio.fail_after(120):
+                async for event in events:
+                    side.take(slow, opener, event)
+                    if slow.n_clear_tokens > 500 and slow.n_chunks > CREDIT_CHUNKS + 8:
+                        break
+        await wait_idle(side)
+    assert slow.n_chunks > CREDIT_CHUNKS
+
+
+async def test_killed_process_is_noticed_and_replaced(tiny: EngineSpec) -> None:
+    async with running(tiny, FOUR) as side:
+        before = side.engine.keys()
+        request, _ = side.seal(chat("doomed", temperature=0.0))
+        async with side.engine.submit(request) as events:
+            await anext(events)
+            pid = side.engine.pid
+            assert pid is not None
+            killed_at = trio.current_time()
+            os.kill(pid, signal.SIGKILL)
+            with pytest.raises(EngineDeadError):
+                async for _ in events:
+                    pass
+            assert trio.current_time() - killed_at < 1.0
+        assert side.engine.status().state == "restarting"
+        assert side.engine.keys().configs == ()
+        await side.wait_until("ready")
+        assert side.engine.status().restarts == 1
+        assert side.engine.keys().certificate != before.certificate
+        assert len((await side.ask(chat("again", max_tokens=5))).tokens) == 5
+
+
+async def test_nothing_leaks_over_many_requests_and_cancels(tiny: EngineSpec) -> None:
+    """300 requests of every kind, a third of them left early: afterwards every slot and cell is free."""
+    choose = random.Random(11)
+    outcomes: dict[str, int] = {}
+
+    async def one(side: EntrySide, text: str) -> None:
+        members = {"max_tokens": choose.choice([1, 5, 20, 60]), "temperature": choose.choice([0.0, 1.0])}
+        kind = choose.choice(["plain", "plain", "left", "left", "choices", "long", "schema"])
+        if kind == "choices":
+            members["n"] = 3
+        if kind == "long":
+            text = text * 40
+        patience_s = choose.random() * 0.1 if kind == "left" else 60.0
+        with trio.move_on_after(patience_s):
+            answer = await side.ask(chat(text, **members), salt=choose.choice(["", "a", "b"]))
+            outcomes[kind] = outcomes.get(kind, 0) + 1
+            assert (answer.final is None) == (answer.failure is not None)
+
+    async with running(tiny, FOUR) as side:
+        limiter = trio.CapacityLimiter(24)
+
+        async def limited(text: str) -> None:
+            async with limiter:
+                await one(side, text)
+
+        async with trio.open_nursery() as nursery:
+            for text in prompts(300, seed=12):
+                nursery.start_soon(limited, text)
+        await wait_idle(side)
+        await fill_every_cell(side)
+        assert side.engine.status().restarts == 0
+    assert {"plain", "choices", "long"} <= outcomes.keys()
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"temperature": 0.0},
+        {"temperature": 0.0, "frequency_penalty": 1.0, "presence_penalty": 0.5},
+        {"temperature": 0.0, "stop": ("qz",)},
+    ],
+    ids=["greedy", "penalties", "stop"],
+)
+async def test_resume_equals_the_unbroken_stream(tiny: EngineSpec, members: dict[str, object]) -> None:
+    request = chat("resume me", max_tokens=48, **members)
+    cuts = random.Random(3).sample(range(1, 47), 8)
+    async with running(tiny, FOUR) as side:
+        whole = await side.ask(request)
+        for cut in cuts:
+            rest = await side.ask(request, resume=whole.tokens[:cut])
+            assert rest.tokens == whole.tokens[cut:]
+            assert whole.text.endswith(rest.text)
+            assert rest.final is not None
+            assert whole.final is not None
+            assert rest.final.finish_reasons == whole.final.finish_reasons
+            assert rest.final.usage.n_output_tokens == len(whole.tokens) - cut
+
+
+async def test_seeded_resume_stays_on_the_generators_track(tiny: EngineSpec) -> None:
+    """Draws are replayed one a token. Logits of a prefill and of decodes differ in the seventh digit, which may turn
+    round two candidates of a flat random model: most cuts must agree, and without the replay none would."""
+    request = chat("resume me", max_tokens=48, temperature=1.2, seed=5)
+    async with running(tiny, FOUR) as side:
+        whole = await side.ask(request)
+        rests = [(cut, await side.ask(request, resume=whole.tokens[:cut])) for cut in range(4, 44, 4)]
+    assert sum(rest.tokens == whole.tokens[cut:] for cut, rest in rests) >= len(rests) // 2
+
+
+async def test_resume_with_foreign_tokens_is_refused(tiny: EngineSpec) -> None:
+    async with running(tiny, FOUR) as side:
+        answer = await side.ask(chat("x", max_tokens=10), resume=(4_000_000,))
+        assert answer.failure is not None
+        assert answer.failure.param == "resume"

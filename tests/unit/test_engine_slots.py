@@ -1,0 +1,142 @@
+"""Slot policy: reuse what is shared, never overdraw the memory, never cross a cache key."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcd.engine.slots import MIN_HOLD_TOKENS, MIN_REUSE_TOKENS, Slot, common_prefix, must_hold, place
+
+SYSTEM = list(range(1000, 1100))
+
+
+def slots(n: int) -> list[Slot]:
+    return [Slot(index) for index in range(n)]
+
+
+def idle(slot: Slot, tokens: list[int], key: str = "k", last_used: float = 0.0) -> None:
+    slot.tokens, slot.cache_key, slot.last_used = tokens, key, last_used
+
+
+def busy(slot: Slot, tokens: list[int], reserved: int, key: str = "k", planned: list[int] | None = None) -> None:
+    idle(slot, tokens, key)
+    slot.is_busy, slot.reserved, slot.planned = True, reserved, planned or ()
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.integers(0, 2), max_size=40), st.lists(st.integers(0, 2), max_size=40))
+def test_common_prefix(first: list[int], second: list[int]) -> None:
+    expected = next(
+        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
+    assert common_prefix(first, second) == expected
+
+
+def test_conversation_goes_on_in_its_own_slot() -> None:
+    pool = slots(3)
+    idle(pool[1], SYSTEM, last_used=5.0)
+    found = place(pool, [*SYSTEM, 1, 2], "k", 200, 1000, can_cut=True)
+    assert found is not None
+    assert (found.slot, found.source, found.n_reused) == (pool[1], pool[1], len(SYSTEM))
+
+
+def test_last_prompt_token_is_always_computed() -> None:
+    pool = slots(1)
+    idle(pool[0], SYSTEM)
+    found = place(pool, list(SYSTEM), "k", 200, 1000, can_cut=True)
+    assert found is not None
+    assert found.n_reused == len(SYSTEM) - 1
+
+
+def test_other_key_is_never_reused() -> None:
+    pool = slots(2)
+    idle(pool[0], SYSTEM, key="other")
+    found = place(pool, [*SYSTEM, 1], "k", 200, 1000, can_cut=True)
+    assert found is not None
+    assert found.n_reused == 0
+    assert not must_hold(pool, [*SYSTEM, 1], "k")
+
+
+def test_long_cache_is_copied_from_not_cut_short() -> None:
+    pool = slots(2)
+    idle(pool[0], [*SYSTEM, *range(400)])
+    found = place(pool, [*SYSTEM, 7], "k", 200, 1000, can_cut=True)
+    assert found is not None
+    assert (found.slot, found.source) == (pool[1], pool[0])
+
+
+def test_busy_neighbour_is_a_source() -> None:
+    pool = slots(2)
+    busy(pool[0], [*SYSTEM, 1, 2, 3], 300)
+    found = place(pool, [*SYSTEM, 9], "k", 200, 1000, can_cut=True)
+    assert found is not None
+    assert (found.slot, found.source, found.n_reused) == (pool[1], pool[0], len(SYSTEM))
+
+
+def test_recurrent_memory_only_continues_whole_idle_caches() -> None:
+    pool = slots(2)
+    busy(pool[0], SYSTEM, 300)
+    found = place(pool, [*SYSTEM, 9], "k", 200, 1000, can_cut=False)
+    assert found is not None
+    assert found.n_reused == 0
+    pool = slots(2)
+    idle(pool[1], SYSTEM)
+    whole = place(pool, [*SYSTEM, 9], "k", 200, 1000, can_cut=False)
+    assert whole is not None
+    assert (whole.slot, whole.n_reused) == (pool[1], len(SYSTEM))
+    part = place(pool, [*SYSTEM[:50], 9], "k", 200, 1000, can_cut=False)
+    assert part is not None
+    assert part.n_reused == 0
+
+
+def test_full_memory_waits_and_idle_caches_yield_oldest_first() -> None:
+    pool = slots(3)
+    busy(pool[0], [1], 600)
+    assert place(pool, [5, 6], "k", 500, 1000, can_cut=True) is None
+    idle(pool[1], list(range(150)), last_used=2.0)
+    idle(pool[2], list(range(150, 300)), last_used=1.0)
+    found = place(pool, [5, 6], "k", 300, 1000, can_cut=True)
+    assert found is not None
+    assert found.slot is pool[2]
+    assert found.evict == [pool[1]]
+
+
+def test_same_prefix_waits_for_the_prefill_under_way() -> None:
+    pool = slots(3)
+    busy(pool[0], SYSTEM[:10], 300, planned=SYSTEM)
+    assert must_hold(pool, [*SYSTEM, 1], "k")
+    pool[0].tokens = list(SYSTEM[: len(SYSTEM) - MIN_HOLD_TOKENS + 1])
+    assert not must_hold(pool, [*SYSTEM, 1], "k")
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_cells_are_never_overdrawn(data: st.DataObject) -> None:
+    """Random life of a small engine: what slots may come to hold never exceeds the memory."""
+    n_cells = 200
+    pool = slots(4)
+    for now in range(data.draw(st.integers(1, 25))):
+        live = [slot for slot in pool if slot.is_busy]
+        if live and data.draw(st.booleans()):
+            done = data.draw(st.sampled_from(live))
+            done.is_busy, done.reserved, done.last_used = False, 0, float(now)
+            continue
+        shared = data.draw(st.integers(0, 40))
+        prompt = [*SYSTEM[:shared], *data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=30))]
+        key = data.draw(st.sampled_from(["a", "b"]))
+        wanted = len(prompt) + data.draw(st.integers(1, 80))
+        found = place(pool, prompt, key, wanted, n_cells, can_cut=True)
+        if found is None:
+            continue
+        assert not found.slot.is_busy
+        assert found.source is None or found.source.cache_key == key
+        assert found.n_reused == 0 or (
+            found.source is not None
+            and found.n_reused >= MIN_REUSE_TOKENS
+            and found.source.tokens[: found.n_reused] == prompt[: found.n_reused]
+        )
+        for victim in found.evict:
+            assert not victim.is_busy
+            victim.tokens = []
+        busy(found.slot, list(prompt), wanted, key)
+        assert sum(slot.n_cells() for slot in pool) <= n_cells
