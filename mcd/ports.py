@@ -16,7 +16,7 @@ from mcd.api.events import AnswerEvent
 from mcd.api.request import ChatRequest
 from mcd.ids import ModelDigest, PeerId
 from mcd.units import Seconds, UnixMs
-from mcd.wire.messages import EngineKeys, RefuseReason
+from mcd.wire.messages import EngineKeys
 
 # --- time ----------------------------------------------------------------------------------------------------
 
@@ -387,29 +387,3 @@ class Check(msgspec.Struct, frozen=True):
     state: Literal["ok", "warn", "fail"]
     detail: str
     """What was found and, unless ok, what to do."""
-
-
-__all__ = [
-    "AnswerEvent",
-    "Check",
-    "Clock",
-    "DaemonStatus",
-    "Engine",
-    "EngineChunk",
-    "EngineEvent",
-    "EngineFinished",
-    "EngineRequest",
-    "EngineStarted",
-    "EngineState",
-    "EngineStatus",
-    "Entry",
-    "Link",
-    "Mesh",
-    "ModelCard",
-    "PeerCard",
-    "RefuseReason",
-    "RouteTerm",
-    "Stream",
-    "StreamHandler",
-    "Verdict",
-]
