@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import signal
+import textwrap
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import FrameType
@@ -27,6 +28,11 @@ MAX_TEMPLATE_CHARS = 256 * 1024
 MAX_PROMPT_CHARS = 16 * 1024 * 1024
 MAX_REPEATED = 1_000_000
 """Largest product of ``*`` on texts and lists; templates draw lines with it."""
+MAX_INDENT = 64
+
+PADDING_METHODS = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map"})
+"""Methods of str that make a text as long as they are told."""
+PADDING_FILTERS = ("center", "format", "indent", "lipsum", "wordwrap")
 
 
 class _TimeoutError(Exception):
@@ -36,19 +42,21 @@ class _TimeoutError(Exception):
 class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
     """Jinja's sandbox, minus the operators that make one small expression large."""
 
-    intercepted_binops = frozenset(["*", "**", "<<", "%"])
+    intercepted_binops = frozenset(["*", "**", "%"])
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return not (isinstance(obj, str) and attr in PADDING_METHODS) and super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "*":
-            n_left = len(left) if isinstance(left, str | list | tuple) else 1
-            n_right = len(right) if isinstance(right, str | list | tuple) else 1
-            times = next((abs(v) for v in (left, right) if isinstance(v, int)), 1)
-            if max(n_left, n_right) > 1 and n_left * n_right * times > MAX_REPEATED:
+            sizes = [len(value) for value in (left, right) if isinstance(value, str | list | tuple)]
+            times = [abs(value) for value in (left, right) if isinstance(value, int)]
+            if sizes and times and sizes[0] * times[0] > MAX_REPEATED:
                 raise jinja2.exceptions.SecurityError("too large")
         elif operator == "%" and isinstance(left, str):
             raise jinja2.exceptions.SecurityError("formatting with % is not available")
-        elif operator in ("**", "<<"):
-            raise jinja2.exceptions.SecurityError(f"{operator} is not available")
+        elif operator == "**":
+            raise jinja2.exceptions.SecurityError("powers are not available")
         return super().call_binop(context, operator, left, right)
 
 
@@ -69,6 +77,9 @@ class Template:
         environment.filters["tojson"] = _tojson
         environment.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
         environment.globals.pop("lipsum", None)
+        for name in PADDING_FILTERS:
+            environment.filters.pop(name, None)
+        environment.filters["indent"] = _indent
         try:
             self._template = environment.from_string(source)
         except (jinja2.TemplateError, RecursionError) as error:
@@ -190,10 +201,16 @@ def _tojson(value: Any, indent: int | None = None, **options: Any) -> str:
     return json.dumps(
         value,
         ensure_ascii=bool(options.get("ensure_ascii", False)),
-        indent=indent,
+        indent=min(indent, MAX_INDENT) if indent is not None else None,
         separators=tuple(separators) if separators else None,
         sort_keys=bool(options.get("sort_keys", False)),
     )
+
+
+def _indent(text: str, width: int = 4, first: bool = False) -> str:
+    if not isinstance(width, int) or not 0 <= width <= MAX_INDENT:
+        raise jinja2.exceptions.SecurityError("indent is too wide")
+    return textwrap.indent(str(text), " " * width)[0 if first else width :]
 
 
 def _raise_exception(message: object) -> NoReturn:
