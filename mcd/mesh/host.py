@@ -138,7 +138,7 @@ class Host:
     # --- addresses and links ----------------------------------------------------------------------------------
 
     def addresses(self) -> Sequence[str]:
-        """Where we can be dialled, each ending in /p2p/<our id>, loopback last; at most MAX_ADDRESSES."""
+        """Where we can be dialled, each ending in /p2p/<our id>, no loopback if there is better."""
         return [f"{text}/p2p/{self._own_id}" for text in self._reachable()]
 
     def links(self) -> Sequence[Link]:
@@ -247,7 +247,7 @@ class Host:
                 told(peer_id)
 
     def _reachable(self) -> list[str]:
-        """Transport addresses of our listeners, wildcards expanded, loopback last."""
+        """Transport addresses of our listeners, wildcards expanded; loopback is nobody's but ours."""
         taken_s, found = self._interfaces
         now_s = trio.current_time() if self.swarm.listeners else 0.0
         if found and now_s - taken_s < INTERFACES_AGE_S:
@@ -259,7 +259,8 @@ class Host:
             for maddr in expand_wildcard_address(bound)
         ]
         unique = [text for text in dict.fromkeys(expanded) if not text.startswith("/ip6/fe80:")]
-        found = sorted(unique, key=lambda text: text.startswith(("/ip4/127.", "/ip6/::1/")))[:MAX_ADDRESSES]
+        elsewhere = [text for text in unique if not text.startswith(("/ip4/127.", "/ip6/::1/"))]
+        found = (elsewhere or unique)[:MAX_ADDRESSES]
         self._interfaces = (now_s, found)
         return found
 

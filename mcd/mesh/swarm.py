@@ -132,11 +132,13 @@ class MeshSwarm(Swarm):  # type: ignore[misc]  # as above
         return await super().add_conn(muxed_conn, direction)
 
     async def notify_connected(self, conn: Any) -> None:
-        """A link is registered."""
-        if not conn.is_closed:
-            self._linked.add(conn)
-            self._failed_at_s.pop(conn.muxed_conn.peer_id, None)
-            self.on_up(conn)
+        """A link is registered; one that ended meanwhile is struck off again, which the original forgets."""
+        if conn.is_closed:
+            super().remove_conn(conn)
+            return
+        self._linked.add(conn)
+        self._failed_at_s.pop(conn.muxed_conn.peer_id, None)
+        self.on_up(conn)
         await super().notify_connected(conn)
 
     def remove_conn(self, swarm_conn: Any) -> None:

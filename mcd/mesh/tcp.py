@@ -182,10 +182,14 @@ class TcpTransport(ITransport):  # type: ignore[misc]  # as above
         if place is None:
             raise OpenConnectionError(f"not a TCP address: {maddr}")
         try:
-            stream = TcpStream(await trio.open_tcp_stream(*place))
+            stream = await trio.open_tcp_stream(*place)
         except OSError as error:
             raise OpenConnectionError(f"nobody answers at {maddr}") from error
-        return RawConnection(stream, True)
+        try:
+            return RawConnection(TcpStream(stream), True)
+        except OSError as error:
+            stream.socket.close()
+            raise OpenConnectionError(f"the peer at {maddr} hung up at once") from error
 
     def create_listener(self, handler_function: ConnectionHandler) -> TcpListener:
         """A listener that hands every admitted connection to ``handler_function``."""

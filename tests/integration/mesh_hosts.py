@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from hashlib import sha256
+from typing import Any
 
 import trio
+from libp2p import new_host as new_host_of_libp2p
+from libp2p.abc import IHost
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as x25519_key_pair
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.yamux.yamux import Yamux as StockYamux
+from multiaddr import Multiaddr
 
 from mcd.log import Log
 from mcd.mesh.host import Host
 from mcd.mesh.limits import Limits
+from mcd.mesh.swarm import YAMUX_PROTOCOL
 from mcd.ports import Stream
 from mcd.units import UnixMs
 
@@ -67,3 +77,52 @@ async def two(**limits: float) -> AsyncIterator[tuple[Host, Host]]:
     async with running("127.0.0.1", **limits) as left, running("127.0.0.2", **limits) as right:
         await left.connect(right.peer_id, right.addresses())
         yield left, right
+
+
+@asynccontextmanager
+async def stock(ip: str = "127.0.0.3", **options: Any) -> AsyncIterator[IHost]:
+    """A running host of plain py-libp2p, as a foreign peer: Noise and its own yamux."""
+    key_pair = create_new_key_pair(sha256(b"stock %d" % next(_SEEDS)).digest())
+    noise = NoiseTransport(key_pair, noise_privkey=x25519_key_pair().private_key)
+    options = {"sec_opt": {NOISE_PROTOCOL: noise}, "muxer_opt": {YAMUX_PROTOCOL: StockYamux}} | options
+    host = new_host_of_libp2p(key_pair=key_pair, **options)
+    async with host.run([Multiaddr(f"/ip4/{ip}/tcp/0")]):
+        yield host
+        for connection in host.get_network().get_connections():
+            await connection.close()
+            await connection.muxed_conn.secured_conn.close()  # it leaks the socket when the other side went first
+
+
+def stock_addresses(host: IHost) -> list[str]:
+    """Where a stock host listens, as text."""
+    return [str(address) for address in host.get_addrs()]
+
+
+async def until(condition: Callable[[], bool], within_s: float = 10.0) -> None:
+    """Wait for something that happens elsewhere."""
+    with trio.fail_after(within_s):
+        while not condition():  # noqa: ASYNC110  # what is awaited has no event
+            await trio.sleep(0.01)
+
+
+async def gone(stream: trio.SocketStream, within_s: float = 10.0) -> bool:
+    """True when the other side ends a raw connection."""
+    with trio.move_on_after(within_s):
+        try:
+            while await stream.receive_some():
+                pass
+        except trio.BrokenResourceError:
+            pass
+        return True
+    return False
+
+
+def place(host: Host) -> tuple[str, int]:
+    """Where a host of ours listens, for raw sockets."""
+    parts = host.addresses()[0].split("/")
+    return parts[2], int(parts[4])
+
+
+async def raw(host: Host, source: str = "127.0.0.66") -> trio.SocketStream:
+    """A bare TCP connection to a host, from an address of choice."""
+    return await trio.open_tcp_stream(*place(host), local_address=source)
