@@ -26,10 +26,11 @@ run-entry: setup  ## start a peer without a model; compiles nothing
 	@exec $(BIN)/mcd run $(ARGS)
 
 test: setup-dev  ## set everything up and run every test
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile tests/unit tests/property tests/conformance
+	$(BIN)/pytest tests/integration tests/e2e
 
-test-fast: setup-dev  ## the tests that touch no network: seconds
-	$(BIN)/pytest tests/unit tests/property tests/conformance
+test-fast: setup-dev  ## the tests that touch no network: a minute
+	$(BIN)/pytest -n 2 --dist loadfile tests/unit tests/property tests/conformance
 
 check: setup-dev  ## style, types, import contracts, specs covered by tests, generated files up to date
 	$(BIN)/ruff format --check .
@@ -39,6 +40,7 @@ check: setup-dev  ## style, types, import contracts, specs covered by tests, gen
 	$(BIN)/python scripts/extract_messages.py --check
 	$(BIN)/python scripts/make_vectors.py --check
 	$(BIN)/python scripts/make_mcs1_vectors.py --check
+	$(BIN)/python scripts/make_exchange_vectors.py --check
 	$(BIN)/python scripts/draw_states.py --check
 	$(BIN)/python scripts/cli_help.py --check
 	$(BIN)/python scripts/spec_coverage.py
