@@ -25,6 +25,7 @@ from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
 from mcd.errors import RemoteProtocolError
 from mcd.mesh import yamux_frame as wire
 from mcd.mesh.limits import ReceiveBudget
+from mcd.mesh.yamux_pulse import Pulse
 from mcd.mesh.yamux_stream import YamuxStream
 
 if TYPE_CHECKING:
@@ -43,9 +44,6 @@ MAX_CONTROL_QUEUE_BYTES = 512 * 1024
 """Control frames pass the limit above up to here; a peer that makes us queue more reads nothing we send."""
 MAX_UNREAD_BYTES = 16 * 1024 * 1024
 """Received and unread on one connection; beyond it the stream that holds most is reset."""
-PING_EVERY_S = 2.5
-DEAD_AFTER_S = 8.0
-"""No byte for so long: the peer is frozen or unreachable. Three lost pings; seen within 10 s."""
 WRITE_STALL_S = 20.0
 """16 KiB that the network does not take in so long: the peer sends but does not read."""
 HALF_CLOSED_S = 300.0
@@ -53,8 +51,6 @@ HALF_CLOSED_S = 300.0
 ABANDONED_S = 30.0
 """The same for a stream whose handler has returned."""
 CLOSE_FLUSH_S = 0.3
-RTT_GAIN = 0.125
-"""Weight of a new sample, as TCP's (RFC 6298)."""
 
 
 class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that mypy follows here
@@ -91,10 +87,7 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
         self._is_dead = False
         self._is_peer_going = False
         self._scope = trio.CancelScope()
-        self._heard_at_s = 0.0
-        self._rtt_s: float | None = None
-        self._ping_id = 0
-        self._ping_sent_at_s: float | None = None
+        self._pulse = Pulse(trio.current_time())
         self._last_sweep_s = 0.0
 
     # --- what libp2p asks -------------------------------------------------------------------------------------
@@ -165,7 +158,8 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
 
     async def start(self) -> None:
         """Run the connection until it ends, whoever ends it."""
-        self._heard_at_s = self._last_sweep_s = trio.current_time()
+        self._last_sweep_s = trio.current_time()
+        self._pulse = Pulse(self._last_sweep_s)
         self._budget.members.add(self)
         try:
             with self._scope:
@@ -197,7 +191,7 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
     @property
     def rtt_s(self) -> float | None:
         """Smoothed round trip of our pings; None before the first answer."""
-        return self._rtt_s
+        return self._pulse.rtt_s
 
     @property
     def n_streams(self) -> int:
@@ -275,7 +269,7 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
         parser = wire.FrameParser()
         try:
             while data := await self.secured_conn.read(None):
-                self._heard_at_s = trio.current_time()
+                self._pulse.heard_at_s = trio.current_time()
                 for frame in parser.feed(data):
                     self._handle(frame)
         except RemoteProtocolError as error:
@@ -285,27 +279,17 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
         self._end("closed by peer")
 
     async def _watch(self) -> None:
-        """Ping, and end the connection when nothing at all was heard for DEAD_AFTER_S."""
-        next_ping_s = trio.current_time()
+        """Ping, and end the connection of a peer that was not heard for too long."""
         while True:
-            wake_at_s = min(next_ping_s, self._heard_at_s + DEAD_AFTER_S)
-            await trio.sleep_until(wake_at_s)
+            await trio.sleep_until(self._pulse.wake_at_s())
             now_s = trio.current_time()
-            if now_s - wake_at_s > PING_EVERY_S:
-                # We were the frozen one (suspended, starved): what the peer sent is still unread. Ask again first.
-                self._heard_at_s = max(self._heard_at_s, now_s - DEAD_AFTER_S + PING_EVERY_S)
-            if now_s >= self._heard_at_s + DEAD_AFTER_S:
-                self._end("peer is silent")
-                return
-            if now_s >= next_ping_s:
-                next_ping_s = now_s + PING_EVERY_S
-                self._ping(now_s)
-                self._sweep(now_s)
-
-    def _ping(self, now_s: float) -> None:
-        self._ping_id = (self._ping_id + 1) & 0xFFFF_FFFF
-        self._ping_sent_at_s = now_s
-        self.put(wire.encode(wire.PING, wire.SYN, 0, self._ping_id))
+            match self._pulse.judge(now_s):
+                case "dead":
+                    self._end("peer is silent")
+                    return
+                case "ping":
+                    self.put(wire.encode(wire.PING, wire.SYN, 0, self._pulse.ping_id))
+                    self._sweep(now_s)
 
     def _sweep(self, now_s: float) -> None:
         """Reset half-closed streams whose peer has gone quiet, so that they cannot pile up."""
@@ -331,10 +315,8 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
     def _handle_ping(self, frame: wire.Frame) -> None:
         if frame.flags & wire.SYN:
             self.put(wire.encode(wire.PING, wire.ACK, 0, frame.value))
-        elif frame.value == self._ping_id and self._ping_sent_at_s is not None:
-            sample_s = self._heard_at_s - self._ping_sent_at_s
-            self._ping_sent_at_s = None
-            self._rtt_s = sample_s if self._rtt_s is None else self._rtt_s + RTT_GAIN * (sample_s - self._rtt_s)
+        else:
+            self._pulse.answered(frame.value, self._pulse.heard_at_s)
 
     def _handle_stream_frame(self, frame: wire.Frame) -> None:
         flags = frame.flags
@@ -357,7 +339,7 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
             stream.remote_finished()
 
     def _take(self, stream: YamuxStream, body: bytes) -> None:
-        stream.quiet_since_s = self._heard_at_s
+        stream.quiet_since_s = self._pulse.heard_at_s
         self.n_unread_bytes += len(body)
         self._budget.n_bytes += len(body)
         if not stream.deliver(body):
