@@ -17,6 +17,8 @@ from mcd.wire.messages import Abort, Cancel, ExchangeMessage
 
 LAST_WORD_S = 0.5
 """How long an Abort or Cancel may take to leave before the stream is reset anyway."""
+LATE_READ_S = 0.05
+"""Who comes back after its deadline, held up by a slow client, still reads what has come meanwhile."""
 
 
 class Conversation:
@@ -47,6 +49,10 @@ class Conversation:
         if self._waiting is not None:
             self._waiting.deadline = self._trio_deadline()
         return data
+
+    def time_limit(self) -> trio.CancelScope:
+        """A scope that ends when the exchange's next timer does, for waits outside `next_event`."""
+        return trio.CancelScope(deadline=self._trio_deadline())
 
     async def send(self, message: ExchangeMessage) -> None:
         """Send one message whole.
@@ -85,7 +91,8 @@ class Conversation:
             await self._open_stream().reset()
 
     async def _wait(self) -> None:
-        with trio.CancelScope(deadline=self._trio_deadline()) as scope:
+        deadline = max(self._trio_deadline(), trio.current_time() + LATE_READ_S)
+        with trio.CancelScope(deadline=deadline) as scope:
             self._waiting = scope
             self.exchange.receive_data(await self._receive(), self._clock.now())
         self._waiting = None
@@ -94,7 +101,8 @@ class Conversation:
         last_word = self.exchange.handle_timeout(self._clock.now())
         if last_word:
             with trio.move_on_after(LAST_WORD_S), contextlib.suppress(StreamBrokenError):
-                await self._open_stream().send(last_word)
+                async with self._sending:
+                    await self._open_stream().send(last_word)
 
     async def _receive(self) -> bytes:
         try:

@@ -144,7 +144,10 @@ class Failover:
         try:
             async with aclosing(self._session.attempt(candidate, asked)) as events:
                 async for event in events:
-                    yield self._learn(trial, event, len(asked.resume))
+                    learned = self._learn(trial, event, len(asked.resume))
+                    trial.handed_on()
+                    yield learned
+                    trial.listening()
             trial.succeeded()
         except McdError as problem:
             trial.failed(problem)

@@ -22,8 +22,12 @@ CHARS_PER_TOKEN = 4
 EXPECTED_OUTPUT_TOKENS = 256
 """When the request sets no limit: the median of public traces is 211."""
 MAX_TTFT_SAMPLES = 512
-_WAITS = frozenset({RefuseReason.BUSY, RefuseReason.LOADING, RefuseReason.PEER_LIMIT, RefuseReason.SHUTTING_DOWN})
-"""Refusals that say something about now, not about us."""
+STALL_S = 15.0
+"""Without one token for so long, beyond what was predicted, a user who gives up has a reason: the provider failed."""
+PREDICTION_SLACK = 4.0
+"""How many times its predicted time to first token a provider may take before that."""
+_STALE = frozenset({RefuseReason.MODEL_UNKNOWN, RefuseReason.KEY_UNKNOWN, RefuseReason.EXPIRED, RefuseReason.REPLAY})
+"""Refusals of what its own record offers. All others, those of later versions included, are about now.   [EX-09]"""
 
 
 class Trial:
@@ -37,6 +41,11 @@ class Trial:
         self._first_at: Seconds | None = None
         self._queue_s: Seconds = 0.0
         self._n_tokens = 0
+        self._is_judged = False
+        self._idle_since = self._sent_at
+        """Newest instant at which the provider moved on or we did not listen."""
+        self._is_listening = True
+        self._left_at = self._sent_at
         router.estimates.sent(candidate.peer_id, candidate.digest)
         router.health.asked(candidate.peer_id, self._sent_at)
 
@@ -52,14 +61,26 @@ class Trial:
 
     def tokens_came(self, n_tokens: int) -> None:
         """Output tokens arrived."""
+        self._idle_since = self._router.clock.now() if n_tokens else self._idle_since
         if n_tokens and self._first_at is None:
             self._first_at = self._router.clock.now()
             ttft_s = self._first_at - self._sent_at
             self._router.first_token(self.candidate, self._n_prompt_tokens, ttft_s, self._queue_s)
         self._n_tokens += n_tokens
 
+    def handed_on(self) -> None:
+        """An event went to our user; until `listening`, silence is not the provider's."""
+        self._is_listening = False
+        self._left_at = self._router.clock.now()
+
+    def listening(self) -> None:
+        """Our user took it and wants more."""
+        self._is_listening = True
+        self._idle_since += self._router.clock.now() - self._left_at
+
     def succeeded(self) -> None:
         """The answer came whole."""
+        self._is_judged = True
         peer_id, digest = self.candidate.peer_id, self.candidate.digest
         self._router.health.succeeded(peer_id)
         if self._first_at is not None:
@@ -68,8 +89,9 @@ class Trial:
 
     def failed(self, problem: McdError) -> None:
         """The attempt failed; whose fault it was decides what we hold against the peer."""
+        self._is_judged = True
         peer_id, digest, now = self.candidate.peer_id, self.candidate.digest, self._router.clock.now()
-        if isinstance(problem, RefusedError) and problem.reason in _WAITS:
+        if isinstance(problem, RefusedError) and problem.reason not in _STALE:
             self._router.health.refused(peer_id, digest, problem.retry_after_s or 0.0, now)
         elif problem.may_try_another:
             self._router.health.failed(peer_id, now)
@@ -77,9 +99,20 @@ class Trial:
             self._router.health.released(peer_id)
 
     def close(self) -> None:
-        """The attempt is over, however it ended; a cancelled one says nothing about the peer."""
+        """The attempt is over, however it ended; one that our user cancelled says nothing, unless it had stalled.
+
+        A provider that proves its life for ever and delivers nothing would else never be found out.
+        """
         self._router.estimates.ended(self.candidate.peer_id, self.candidate.digest)
+        if not self._is_judged and self._has_stalled():
+            self._router.health.failed(self.candidate.peer_id, self._router.clock.now())
         self._router.health.released(self.candidate.peer_id)
+
+    def _has_stalled(self) -> bool:
+        now = self._router.clock.now() if self._is_listening else self._left_at
+        predicted = self.candidate.prediction
+        expected_s = 0.0 if self._n_tokens else self._queue_s + predicted.prefill_s * PREDICTION_SLACK
+        return now - self._idle_since > STALL_S + expected_s
 
 
 class Router:

@@ -108,7 +108,7 @@ class Session:
         limit = (asked.request.max_tokens or 0) * asked.request.n
         request = Request(header, sealed, min(limit, MAX_OUTPUT_TOKENS), resume_from=len(asked.resume))
         talk = Conversation(Role.ENTRY, self._clock)
-        talk.attach(await self._mesh.open_stream(candidate.peer_id, EXCHANGE_PROTOCOL, talk.take(request)))
+        await self._open(talk, candidate, request)
         answer = _Answer(candidate, opener, config.engine_key)
         try:
             while not answer.is_complete:
@@ -123,6 +123,19 @@ class Session:
                 await talk.finish()
             else:
                 await talk.end(Cancel())
+
+    async def _open(self, talk: Conversation, candidate: Candidate, request: Request) -> None:
+        """Send the request on a new stream. A provider that takes no bytes in fills the stream's window.
+
+        Raises:
+            StreamBrokenError: Not reachable.
+            PeerTimeoutError: It did not take the request in the time that its upload may take.   [EX-53]
+        """
+        first = talk.take(request)
+        with talk.time_limit():
+            talk.attach(await self._mesh.open_stream(candidate.peer_id, EXCHANGE_PROTOCOL, first))
+            return
+        raise PeerTimeoutError("the provider did not take the request in time")
 
 
 class _Answer:

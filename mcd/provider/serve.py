@@ -13,9 +13,18 @@ from collections.abc import Sequence
 import trio
 
 from mcd.conversation import Conversation
-from mcd.errors import EngineError, EnvelopeError, RefusedError, RemoteProtocolError, StreamBrokenError
+from mcd.errors import (
+    EngineError,
+    EnvelopeError,
+    LocalProtocolError,
+    PeerError,
+    PeerTimeoutError,
+    RefusedError,
+    RemoteProtocolError,
+    StreamBrokenError,
+)
 from mcd.exchange.events import QuoteRequested, RequestReceived, VoucherReceived
-from mcd.exchange.states import Role
+from mcd.exchange.states import Role, State
 from mcd.ids import PeerId
 from mcd.ports import Clock, Engine, EngineChunk, EngineEvent, EngineFinished, EngineRequest, EngineStarted, Stream
 from mcd.provider.admission import Admission, Ask, Decision, Load, Refuse
@@ -38,10 +47,16 @@ MAX_WAITING_PER_SLOT = 2
 """Queue places for each slot; admission refuses sooner when the wait grows long."""
 MAX_PER_PEER = 256
 """Exchanges one entry may have open here: it may front for a whole team."""
+PEER_SHARE_PERCENT = 75
+"""Of all places, what one entry may hold at most: the rest is for others.   [EX-26]"""
+SEND_STALL_S = 90.0
+"""An entry that takes no message for so long computes for nobody; its own client has 60 s to read (09).   [EX-28]"""
 LIFE_SIGN_S = 4.0
 """Silence after which a provider with work proves that it lives; entries give up after 15 s.   [EX-20]"""
 FIRST_LIFE_SIGN_S = 1.0
 QUOTE_VALID_MS = 5_000
+_SAID = frozenset({State.FINISHED, State.REFUSED, State.CANCELLED})
+"""Ends after which nothing is left to say."""
 
 
 class Served:
@@ -59,14 +74,14 @@ class _Desk:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        n_slots = max(1, engine.status().n_slots)
-        self.admission = Admission(n_slots, MAX_WAITING_PER_SLOT * n_slots, MAX_PER_PEER)
+        self.admission = Admission(1, 0, 1)
         self.open: Counter[PeerId] = Counter()
 
     def decide(self, peer_id: PeerId, ask: Ask) -> Decision:
         status = self.engine.status()
-        self.admission.max_running = max(1, status.n_slots)
-        self.admission.max_waiting = MAX_WAITING_PER_SLOT * self.admission.max_running
+        self.admission.max_running = n_slots = max(1, status.n_slots)
+        self.admission.max_waiting = n_waiting = MAX_WAITING_PER_SLOT * n_slots
+        self.admission.per_peer = min(MAX_PER_PEER, (n_slots + n_waiting) * PEER_SHARE_PERCENT // 100)
         n_open = self.open.total()
         n_running = min(n_open, self.admission.max_running)
         load = Load(n_running, n_open - n_running, self.open[peer_id])
@@ -97,8 +112,16 @@ class Provider:
             last = Abort(AbortCode.PROTOCOL)
         except StreamBrokenError:
             self.served.outcomes["broken"] += 1
+        except PeerTimeoutError:
+            self.served.outcomes["stalled"] += 1
+            last = Abort(AbortCode.TIMEOUT)
+        except LocalProtocolError:
+            self.served.outcomes["internal"] += 1
         finally:
-            await talk.end(last)
+            if last is None and talk.exchange.state in _SAID:
+                await talk.finish()  # a reset would take what a slow entry has not read yet
+            else:
+                await talk.end(last)
 
     async def _serve(self, talk: Conversation, peer_id: PeerId) -> Abort | None:
         """Answer quotes until the request comes, then answer that. Returns the last word, if one is due."""
@@ -157,19 +180,33 @@ class Provider:
     # --- the work --------------------------------------------------------------------------------------------
 
     async def _work(self, talk: Conversation, desk: _Desk, request: Request) -> Abort | None:
-        """Run the engine while watching the entry: its Cancel, its end or a time-out stops the engine at once."""
+        """Run the engine while watching the entry: its Cancel, its end or a time-out stops the engine at once.
+
+        Errors are carried out of the nursery by hand, because it would wrap them in a group that nobody catches.
+
+        Raises:
+            RemoteProtocolError, StreamBrokenError, PeerTimeoutError: The entry's fault.
+            LocalProtocolError: The engine's: it said what the protocol does not allow.
+        """
         last: Abort | None = Abort(AbortCode.INTERNAL)
         is_done = False
+        faults: list[PeerError | LocalProtocolError] = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._prove_life, talk)
-            nursery.start_soon(_watch, talk, nursery.cancel_scope)
-            last = await self._pass_on(talk, desk.engine, request)
-            is_done = True
-            if last is None:
-                await trio.sleep_forever()  # until the entry has closed its half
+            nursery.start_soon(_watch, talk, nursery.cancel_scope, faults)
+            try:
+                last = await self._pass_on(talk, desk.engine, request)
+                is_done = True
+                if last is None:
+                    await trio.sleep_forever()  # until the entry has closed its half
+            except (PeerError, LocalProtocolError) as fault:
+                faults.append(fault)
             nursery.cancel_scope.cancel()
+        if faults:
+            raise faults[0]
         if not is_done:
             self.served.outcomes["cancelled"] += 1
+            return await _part(talk)
         return last
 
     async def _pass_on(self, talk: Conversation, engine: Engine, request: Request) -> Abort | None:
@@ -177,7 +214,7 @@ class Provider:
         try:
             async with engine.submit(ask) as events:
                 async for event in events:
-                    await talk.send(_message(event))
+                    await _send(talk, _message(event))
                     if isinstance(event, EngineFinished):
                         self._note(event)
         except RefusedError as refused:
@@ -204,15 +241,38 @@ class Provider:
         await trio.sleep(FIRST_LIFE_SIGN_S)
         while True:
             if talk.exchange.may_send(Waiting) and self._clock.now() - talk.sent_at >= FIRST_LIFE_SIGN_S:
-                with contextlib.suppress(StreamBrokenError):
+                with contextlib.suppress(StreamBrokenError, LocalProtocolError):  # it may have ended meanwhile
                     await talk.send(Waiting(0, 0))
             await trio.sleep(LIFE_SIGN_S)
 
 
-async def _watch(talk: Conversation, work: trio.CancelScope) -> None:
+async def _watch(talk: Conversation, work: trio.CancelScope, faults: list[PeerError | LocalProtocolError]) -> None:
     """Read what the entry says; anything but a voucher ends the work, be it done or not."""
-    await _see_out(talk)
+    try:
+        await _see_out(talk)
+    except RemoteProtocolError as fault:
+        faults.append(fault)
     work.cancel()
+
+
+async def _send(talk: Conversation, message: Started | Chunk | Finished) -> None:
+    """Send, for as long as the entry reads.   [EX-28]
+
+    Raises:
+        PeerTimeoutError: It took nothing for SEND_STALL_S.
+    """
+    with trio.move_on_after(SEND_STALL_S) as limit:
+        await talk.send(message)
+    if limit.cancelled_caught:
+        raise PeerTimeoutError("the entry does not read its answer")
+
+
+async def _part(talk: Conversation) -> Abort | None:
+    """After a Cancel: close where nothing began, else break off, since only an engine can seal an end.   [EX-27]"""
+    if talk.exchange.state is not State.CANCELLING:
+        return Abort(AbortCode.INTERNAL)
+    await talk.finish()
+    return None
 
 
 async def _see_out(talk: Conversation) -> None:

@@ -22,6 +22,11 @@ TRIAL_TIMEOUT_S = 30.0
 """A trial that never reported stops blocking the next one: an entry that forgot must not cost a peer its place."""
 MAX_WAIT_S = 60.0
 """Longest that a provider can keep itself out by one retry-after."""
+REFUSED_AGAIN_S = 0.1
+"""Least wait after a second refusal in a row, doubling with each further one: who always says "in no time" and never
+works would be tried before everybody else for ever."""
+MAX_REFUSED_AGAIN_S = 10.0
+"""Longest such wait; what the provider itself asks for may be longer."""
 MAX_TRACKED = 10_000
 """Peers (and peer-model pairs) remembered, least recently used first out."""
 MEMORY = 0.95
@@ -34,6 +39,8 @@ class _Breaker:
     def __init__(self) -> None:
         self.n_failures = 0
         """Failures in a row."""
+        self.n_refusals = 0
+        """Refusals in a row, those during one wait counted once."""
         self.closed_at: Seconds = 0.0
         """When the back-off ends."""
         self.trial_until: Seconds = 0.0
@@ -92,7 +99,7 @@ class Health:
         """An exchange ended well: the breaker closes."""
         breaker = self._breaker(peer_id)
         breaker.count(is_good=True)
-        breaker.n_failures, breaker.trial_until = 0, 0.0
+        breaker.n_failures, breaker.n_refusals, breaker.trial_until = 0, 0, 0.0
 
     def failed(self, peer_id: PeerId, now: Seconds) -> None:
         """An exchange failed by the peer's fault: the breaker opens, for twice as long each time in a row."""
@@ -104,10 +111,12 @@ class Health:
 
     def refused(self, peer_id: PeerId, digest: ModelDigest, retry_after_s: Seconds, now: Seconds) -> None:
         """The provider cannot take this model's request now; an honest no is proof of life, not a failure."""
-        breaker = self._breakers.get(peer_id)
-        if breaker is not None:
-            breaker.n_failures, breaker.trial_until = 0, 0.0
-        self._waits[peer_id, digest] = now + min(MAX_WAIT_S, max(0.0, retry_after_s))
+        breaker = self._breaker(peer_id)
+        breaker.n_failures, breaker.trial_until = 0, 0.0
+        breaker.n_refusals += self._waits.get((peer_id, digest), 0.0) <= now
+        n_again = min(breaker.n_refusals, 16) - 1
+        least_s = min(MAX_REFUSED_AGAIN_S, REFUSED_AGAIN_S * 2 ** (n_again - 1)) if n_again > 0 else 0.0
+        self._waits[peer_id, digest] = now + min(MAX_WAIT_S, max(least_s, retry_after_s))
         self._waits.move_to_end((peer_id, digest))
         if len(self._waits) > MAX_TRACKED:
             self._waits.popitem(last=False)

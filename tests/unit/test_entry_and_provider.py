@@ -74,8 +74,8 @@ class Node:
             nursery.start_soon(self.probe.run)
             nursery.start_soon(self.announcer.run)
 
-    async def ask(self, model: str = ALIAS, **members: int) -> list[AnswerEvent]:
-        request = ChatRequest(model=model, messages=(ChatMessage(role="user", content="hi"),), **members)  # type: ignore[arg-type]
+    async def ask(self, model: str = ALIAS, content: str = "hi", **members: int) -> list[AnswerEvent]:
+        request = ChatRequest(model=model, messages=(ChatMessage(role="user", content=content),), **members)  # type: ignore[arg-type]
         async with self.entry.answer(request) as events:
             return [event async for event in events]
 

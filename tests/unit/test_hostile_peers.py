@@ -1,0 +1,305 @@
+"""Peers that lie, stall, flood and leave: what they cost the other side, on virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from mcd.api.request import ChatMessage, ChatRequest
+from mcd.entry.router import STALL_S
+from mcd.errors import McdError, PeerTimeoutError, RefusedError
+from mcd.exchange.states import ACCEPT_TIMEOUT_S, IDLE_TIMEOUT_S, LINGER_TIMEOUT_S
+from mcd.ports import Stream
+from mcd.provider import serve
+from mcd.provider.serve import SEND_STALL_S
+from mcd.wire.codec import decode_exchange, encode_exchange
+from mcd.wire.envelope import Terms, seal_request
+from mcd.wire.framing import FrameReader, frame
+from mcd.wire.keyconfig import choose_config, verify_key_config
+from mcd.wire.messages import (
+    EXCHANGE_PROTOCOL,
+    MAX_FRAME_BYTES,
+    Abort,
+    AbortCode,
+    Accepted,
+    Cancel,
+    Chunk,
+    ExchangeMessage,
+    Finished,
+    Refused,
+    RefuseReason,
+    Request,
+    Started,
+    Waiting,
+)
+from mcd.wire.signing import public_key_of
+from tests.fakes.sealing_engine import ALIAS, DIGEST, Play
+from tests.unit.test_entry_and_provider import EPOCH_MS, Node, nodes, text, words
+
+pytestmark = pytest.mark.autojump
+
+Handler = Callable[[Stream], Awaitable[None]]
+
+
+def said(*messages: ExchangeMessage) -> bytes:
+    """Frames of messages, as they travel."""
+    return b"".join(frame(encode_exchange(message)) for message in messages)
+
+
+def speaks(*parts: bytes, stays: bool = True) -> Handler:
+    """A provider that says these bytes whatever is asked, then stays silent or leaves."""
+
+    async def handle(stream: Stream) -> None:
+        for part in parts:
+            await stream.send(part)
+        if stays:
+            await trio.sleep_forever()
+
+    return handle
+
+
+@asynccontextmanager
+async def beside_a_liar(handler: Handler, **honest: Play) -> AsyncIterator[tuple[Node, Node]]:
+    """An entry, and a provider whose exchange handler is replaced; more honest ones by keyword."""
+    async with nodes(liar=Play(), **honest) as (entry, providers):
+        providers["liar"].mesh.serve(EXCHANGE_PROTOCOL, handler)
+        yield entry, providers["liar"]
+
+
+STARTED = Started(b"\x09" + bytes(31), 7)
+LIES = {
+    "silent": (speaks(), ACCEPT_TIMEOUT_S),
+    "accepts and stalls": (speaks(said(Accepted(0, 0))), IDLE_TIMEOUT_S),
+    "starts and stalls": (speaks(said(Accepted(0, 0), STARTED)), IDLE_TIMEOUT_S),
+    "chunk before started": (speaks(said(Accepted(0, 0), Chunk(b"x", 1))), 0),
+    "started before accepted": (speaks(said(STARTED)), 0),
+    "low order key": (speaks(said(Accepted(0, 0), Started(bytes(32), 7))), 0),
+    "chunk of noise": (speaks(said(Accepted(0, 0), STARTED, Chunk(b"x" * 99, 1))), 0),
+    "end of noise": (speaks(said(Accepted(0, 0), STARTED, Finished(b"x" * 99, b"y" * 99))), 0),
+    "waiting flood": (speaks(said(Accepted(0, 0), *[Waiting(0, 0)] * 40)), 0),
+    "huge frame": (speaks((2**31 - 1).to_bytes(4, "big") + bytes(100)), 0),
+    "frame over the limit": (speaks((MAX_FRAME_BYTES + 1).to_bytes(4, "big")), 0),
+    "half a frame": (speaks(said(Accepted(0, 0))[:3], stays=False), 0),
+    "garbage": (speaks(bytes(range(1, 256)) * 40), 0),
+    "leaves": (speaks(stays=False), 0),
+    "aborts": (speaks(said(Abort(AbortCode.INTERNAL)), stays=False), 0),
+    "asks the entry": (speaks(said(Request(bytes(136), b"x", 0))), 0),
+}
+
+
+@pytest.mark.parametrize(("handler", "limit_s"), LIES.values(), ids=LIES)
+async def test_a_lie_costs_bounded_time_and_another_provider_answers(handler: Handler, limit_s: float) -> None:
+    async with beside_a_liar(handler) as (entry, _):
+        began_s = trio.current_time()
+        with pytest.raises(McdError):
+            await entry.ask()
+        assert trio.current_time() - began_s <= 2 * limit_s + 3, "asked twice, with a pause between"
+    async with beside_a_liar(handler, honest=Play()) as (entry, _):
+        for _ in range(3):
+            assert text(await entry.ask()) == words(5)
+
+
+async def test_a_provider_that_takes_no_request_in_costs_the_time_of_its_upload() -> None:
+    """A request larger than the stream's window fills it; the wait for room had no end."""
+    async with beside_a_liar(speaks()) as (entry, _):
+        began_s = trio.current_time()
+        with pytest.raises(PeerTimeoutError):
+            await entry.ask(content="x" * 1_000_000)
+        upload_s = 1_200_000 / 131_072
+        assert trio.current_time() - began_s <= 2 * (ACCEPT_TIMEOUT_S + upload_s) + 3
+
+
+async def test_a_provider_that_only_says_it_lives_is_held_against_it_when_the_user_gives_up() -> None:
+    async def handle(stream: Stream) -> None:
+        await stream.send(said(Accepted(0, 0)))
+        while True:
+            await stream.send(said(Waiting(0, 0)))
+            await trio.sleep(4)
+
+    async with beside_a_liar(handler=handle) as (entry, liar):
+        with trio.move_on_after(STALL_S / 2):
+            await entry.ask()
+        assert entry.router.health.ok_fraction(liar.peer_id) is None, "an impatient user is no verdict"
+        with trio.move_on_after(STALL_S + 5):
+            await entry.ask()
+        assert entry.router.health.ok_fraction(liar.peer_id) == 0.0
+
+
+async def test_a_slow_reader_is_not_held_against_the_provider() -> None:
+    async with nodes(ada=Play(n_tokens=20)) as (entry, providers):
+        request = ChatRequest(model=ALIAS, messages=(ChatMessage(role="user", content="hi"),))
+        answer = ""
+        async with entry.entry.answer(request) as events:
+            async for event in events:
+                await trio.sleep(STALL_S * 2)
+                answer += text([event])
+                if answer == words(10):
+                    break
+        assert entry.router.health.ok_fraction(providers["ada"].peer_id) is None
+
+
+async def test_a_slow_reader_gets_the_whole_answer_from_its_one_provider() -> None:
+    """It came back after the idle time-out, or after the provider had reset the finished stream."""
+    async with nodes(ada=Play(n_tokens=10)) as (entry, providers):
+        request = ChatRequest(model=ALIAS, messages=(ChatMessage(role="user", content="hi"),))
+        answer = ""
+        async with entry.entry.answer(request) as events:
+            async for event in events:
+                await trio.sleep(20)
+                answer += text([event])
+        assert answer == words(10)
+        assert providers["ada"].provider.served.outcomes == {"finished": 1}
+
+
+@pytest.mark.spec("EX-09")
+async def test_a_refusal_for_an_unknown_reason_is_a_wait_and_no_failure() -> None:
+    async with beside_a_liar(speaks(said(Refused(99, 3000)))) as (entry, liar):
+        with pytest.raises(RefusedError):
+            await entry.ask()
+        standing = entry.router.health.standing(liar.peer_id, DIGEST, trio.current_time())
+        assert (standing.why, standing.fail_fraction) == ("busy", 0.0)
+
+
+async def test_a_request_too_large_for_a_provider_is_no_failure_of_it() -> None:
+    async with beside_a_liar(speaks(said(Refused(RefuseReason.TOO_LARGE, 0)))) as (entry, liar):
+        with pytest.raises(RefusedError):
+            await entry.ask()
+        assert entry.router.health.standing(liar.peer_id, DIGEST, trio.current_time()).fail_fraction == 0.0
+
+
+async def test_many_peers_that_only_refuse_do_not_hide_the_one_that_answers() -> None:
+    """Each request tries four; without a growing wait five quick refusers would be tried first for ever."""
+    busy = {f"sybil{index}": Play(refuse=RefuseReason.BUSY) for index in range(8)}
+    async with nodes(honest=Play(), **busy) as (entry, providers):
+        for name, node in providers.items():
+            if name != "honest":
+                node.mesh.serve(EXCHANGE_PROTOCOL, speaks(said(Refused(RefuseReason.BUSY, 0))))
+        n_answered = 0
+        for _ in range(12):
+            try:
+                n_answered += text(await entry.ask()) == words(5)
+            except McdError:
+                await trio.sleep(0.5)  # as a client would
+        assert n_answered >= 8
+
+
+# --- entries against a provider ------------------------------------------------------------------------------
+
+
+async def sealed_request(entry: Node, provider: Node) -> Request:
+    """A request as the entry would send it."""
+    keys = (await entry.probe.ask(provider.peer_id)).engines[0]
+    now_ms = EPOCH_MS + int(1000 * trio.current_time())
+    peer_key = public_key_of(provider.peer_id)
+    config = choose_config(verify_key_config(data, keys.certificate, peer_key, now_ms) for data in keys.configs)
+    terms = Terms(request_id=b"r" * 16, model_digest=DIGEST, issued_ms=now_ms, ttl_ms=120_000, flags=1)
+    body = b'{"request":{"model":"play","messages":[{"role":"user","content":"hi"}]}}'
+    header, sealed, _ = seal_request(body, config, terms)
+    return Request(header, sealed, 0)
+
+
+async def open_to(entry: Node, provider: Node, first: bytes) -> Stream:
+    return await entry.mesh.open_stream(provider.peer_id, EXCHANGE_PROTOCOL, first)
+
+
+async def heard(stream: Stream) -> list[ExchangeMessage]:
+    """Everything the provider says until it ends the stream."""
+    reader, messages = FrameReader(MAX_FRAME_BYTES), []
+    try:
+        while data := await stream.receive():
+            reader.feed(data)
+            while (body := reader.next_frame()) is not None:
+                messages.append(decode_exchange(body))
+    except McdError:
+        pass
+    return messages
+
+
+@pytest.mark.spec("EX-28")
+async def test_an_entry_that_reads_nothing_holds_a_slot_for_a_bounded_time() -> None:
+    async with nodes(ada=Play(n_tokens=100_000, token_s=0.001)) as (entry, providers):
+        ada = providers["ada"]
+        await open_to(entry, ada, said(await sealed_request(entry, ada)))
+        await trio.sleep(1)
+        assert ada.engines[0].n_running == 1
+        await trio.sleep(SEND_STALL_S + 30)
+        assert ada.engines[0].n_running == 0
+        assert ada.provider.served.outcomes == {"stalled": 1}
+
+
+async def test_an_entry_that_leaves_anywhere_ends_its_exchange_alone() -> None:
+    """A stream that broke while a frame was on its way came out wrapped in a group and ended the daemon."""
+    async with nodes(ada=Play(n_tokens=400, token_s=0.0)) as (entry, providers):
+        ada = providers["ada"]
+        for after_s in (0.0, 0.0001, 0.001, 0.01, 0.1, 0.2):
+            stream = await open_to(entry, ada, said(await sealed_request(entry, ada)))
+            await trio.sleep(after_s)
+            await stream.reset()
+        await trio.sleep(LINGER_TIMEOUT_S + 1)
+        assert ada.engines[0].n_running == 0
+        assert ada.provider.served.outcomes.total() >= 4, "who left before the request arrived is not counted"
+        assert text(await entry.ask()) == words(400)
+
+
+async def test_a_stream_that_breaks_under_a_send_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "_watch", _blind)
+    async with nodes(ada=Play(n_tokens=100_000, token_s=0.0)) as (entry, providers):
+        ada = providers["ada"]
+        stream = await open_to(entry, ada, said(await sealed_request(entry, ada)))
+        await trio.sleep(0.5)
+        await stream.reset()
+        await trio.sleep(1)
+        assert ada.engines[0].n_running == 0
+        assert ada.provider.served.outcomes == {"broken": 1}
+
+
+async def _blind(*_: object) -> None:
+    await trio.sleep_forever()
+
+
+async def test_nonsense_in_the_middle_of_an_answer_is_a_protocol_error() -> None:
+    async with nodes(ada=Play(n_tokens=1000)) as (entry, providers):
+        ada = providers["ada"]
+        stream = await open_to(entry, ada, said(await sealed_request(entry, ada)))
+        await trio.sleep(0.2)
+        await stream.send(said(Accepted(0, 0)))
+        await heard(stream)
+        assert ada.provider.served.outcomes == {"protocol": 1}
+        assert ada.engines[0].n_running == 0
+
+
+@pytest.mark.spec("EX-27")
+async def test_a_cancel_before_the_engine_began_closes_the_stream() -> None:
+    async with nodes(ada=Play()) as (entry, providers):
+        ada = providers["ada"]
+        request = await sealed_request(entry, ada)
+        stream = await open_to(entry, ada, said(request, Cancel()))
+        messages = await heard(stream)
+        assert not [message for message in messages if isinstance(message, Abort)]
+        await trio.sleep(LINGER_TIMEOUT_S + 1)
+        assert ada.provider.served.outcomes == {"cancelled": 1}
+
+
+@pytest.mark.spec("EX-26")
+async def test_one_entry_leaves_places_for_another() -> None:
+    async with nodes(ada=Play(n_tokens=10_000)) as (entry, providers):
+        ada = providers["ada"]
+        streams = [await open_to(entry, ada, said(await sealed_request(entry, ada))) for _ in range(12)]
+        await trio.sleep(1)
+        refused = [outcome for outcome in ada.provider.served.outcomes.elements() if "peer_limit" in outcome]
+        assert len(refused) == 3
+        for stream in streams:
+            await stream.reset()
+
+
+async def test_an_engine_that_says_too_much_ends_its_exchange_alone() -> None:
+    async with nodes(ada=Play(n_tokens=50)) as (entry, providers):
+        ada = providers["ada"]
+        request = await sealed_request(entry, ada)
+        limited = Request(request.header, request.sealed, 10)
+        messages = await heard(await open_to(entry, ada, said(limited)))
+        assert sum(message.n_tokens for message in messages if isinstance(message, Chunk)) <= 10
+        assert ada.provider.served.outcomes == {"internal": 1}
