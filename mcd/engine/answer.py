@@ -12,10 +12,14 @@ from mcd.errors import LimitError, UserError
 from mcd.units import Seconds
 from mcd.wire.codec import encode_delta, encode_failure, encode_final
 from mcd.wire.messages import RefuseReason
-from mcd.wire.payload import MAX_ERROR_CHARS, Delta, Failure, Final, Usage
+from mcd.wire.payload import MAX_ERROR_CHARS, Delta, Failure, Final, ToolCallDelta, Usage
 
 MAX_GATHERED_PIECES = 512
 """Pieces gathered before they become a delta even if no flush is due; far below what a frame holds."""
+MAX_PIECE_CHARS = 4096
+"""A longer piece (a whole tool call, a server's large chunk) is cut, so that a frame holds it in any encoding."""
+MAX_RUN_BYTES = 32_768
+"""Of pieces joined into one delta: half of what a frame holds."""
 
 
 class Turn:
@@ -80,7 +84,10 @@ class Answer:
 
     def piece(self, piece: Piece) -> None:
         """Gather; the first piece leaves at once, then everything at each flush."""
-        self._gathered.append(piece)
+        if _n_chars(piece) > MAX_PIECE_CHARS:
+            self._gathered.extend(_split(piece))
+        else:
+            self._gathered.append(piece)
         if self.due_at is None and not self.is_paused:
             self._to_policy()
             self._set_due()
@@ -178,28 +185,60 @@ class Answer:
         )
 
 
+def _n_chars(piece: Piece) -> int:
+    n_chars = len(piece.text) + len(piece.reasoning)
+    if piece.tool_calls:
+        n_chars += sum(len(call.arguments) for call in piece.tool_calls)
+    return n_chars
+
+
+def _cut(text: str) -> list[str]:
+    return [text[at : at + MAX_PIECE_CHARS] for at in range(0, len(text), MAX_PIECE_CHARS)] or [""]
+
+
+def _split(piece: Piece) -> list[Piece]:
+    """The same in pieces a frame holds; the first carries the token."""
+    parts = [Piece(piece.choice, None, "", part) for part in _cut(piece.reasoning) if part]
+    parts += [Piece(piece.choice, None, part) for part in _cut(piece.text) if part]
+    for call in piece.tool_calls:
+        first, *rest = _cut(call.arguments)
+        parts.append(Piece(piece.choice, None, "", "", (ToolCallDelta(call.index, call.id, call.name, first),)))
+        parts += [Piece(piece.choice, None, "", "", (ToolCallDelta(call.index, arguments=part),)) for part in rest]
+    parts[0].token, parts[0].logprob = piece.token, piece.logprob
+    return parts
+
+
 def _join(pieces: list[Piece]) -> list[Delta]:
     """Make one delta of each run of pieces that keeps the order reasoning, text, tool calls within a choice."""
     if len(pieces) == 1:
         return [_delta(pieces)]
-    runs: dict[int, list[Piece]] = {}
+    runs: dict[int, tuple[list[Piece], int, int]] = {}
     deltas: list[Delta] = []
     for piece in pieces:
-        run = runs.get(piece.choice)
-        if run is not None and _rank(piece) >= _rank(run[-1]):
-            run.append(piece)
-            continue
-        if run is not None:
+        first, last = _ranks(piece)
+        size_bytes = _n_bytes(piece)
+        run, reached, run_bytes = runs.get(piece.choice, ([], 0, 0))
+        if run and (first < reached or run_bytes + size_bytes > MAX_RUN_BYTES):
             deltas.append(_delta(run))
-        runs[piece.choice] = [piece]
-    deltas.extend(_delta(run) for run in runs.values())
+            run, reached, run_bytes = [], 0, 0
+        run.append(piece)
+        runs[piece.choice] = (run, max(reached, last), run_bytes + size_bytes)
+    deltas.extend(_delta(run) for run, _, _ in runs.values())
     return deltas
 
 
-def _rank(piece: Piece) -> int:
-    if piece.tool_calls:
-        return 2
-    return 0 if piece.reasoning else 1
+def _n_bytes(piece: Piece) -> int:
+    """At most this many bytes of a frame."""
+    size_bytes = 4 * _n_chars(piece) + 5
+    if piece.logprob is not None:
+        size_bytes += 24 + len(piece.logprob.token) + sum(24 + len(top.token) for top in piece.logprob.top)
+    return size_bytes
+
+
+def _ranks(piece: Piece) -> tuple[int, int]:
+    """Where a piece begins and ends in the order reasoning 0, text 1, tool calls 2; an empty one fits anywhere."""
+    kinds = [rank for rank, part in enumerate((piece.reasoning, piece.text, piece.tool_calls)) if part]
+    return (kinds[0], kinds[-1]) if kinds else (2, 0)
 
 
 def _delta(run: list[Piece]) -> Delta:

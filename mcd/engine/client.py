@@ -218,8 +218,8 @@ class EngineProcess:
         """Check the file and know its digest; False when it can never be served."""
         try:
             if self._spec.backend == "llama":
-                await trio.to_thread.run_sync(check_file, self._spec.source)
-            if not self._digest:
+                await trio.to_thread.run_sync(check_file, self._spec.source, abandon_on_cancel=True)
+            if not self._spec.digest:  # asked at each start: the operator may have replaced the file
                 self._digest = await file_digest(self._spec.source)
         except (ModelFileError, ConfigError) as error:
             self._fail(error)

@@ -25,7 +25,7 @@ async def file_digest(path: str) -> bytes:
         stat = await trio.Path(path).stat()
         key = (path, stat.st_size, stat.st_mtime_ns)
         if key not in _known:
-            _known[key] = await trio.to_thread.run_sync(_digest, path)
+            _known[key] = await trio.to_thread.run_sync(_digest, path, abandon_on_cancel=True)
     except OSError as error:
         raise ModelFileError(f"cannot read {Path(path).name}: {error.strerror}") from None
     return _known[key]

@@ -21,6 +21,12 @@ def confine(hello: Hello) -> tuple[str, ...]:
     return sandbox.harden(profile).lines()
 
 
+def lock_keys() -> str:
+    """Keep the pages that hold the seal keys out of swap, once they exist; one line for `mcd doctor`."""
+    control = sandbox.lock_heap()
+    return f"{control.name}: {control.state}, {control.detail}"
+
+
 def open_backend(hello: Hello) -> Backend:
     """Import and load what computes.
 

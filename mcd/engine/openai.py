@@ -28,6 +28,8 @@ DEFAULT_N_CTX = 8192
 """When the server does not say; too large a prompt is then refused by the server itself."""
 BYTES_PER_TOKEN = 4
 """For the estimate of a prompt's tokens until the server counts them."""
+MAX_EVENTS_A_STEP = 8
+"""Of one call: between steps the worker sees whether its reader still keeps up."""
 _REASONS = {"stop": "stop", "length": "length", "tool_calls": "tool_calls", "function_call": "tool_calls"}
 
 
@@ -89,6 +91,8 @@ class OpenAIBackend:
         for running in list(self._calls.values()):
             if not running.is_paused and running.pump():
                 del self._calls[running.job.id]
+        if any(running.has_more and not running.is_paused for running in self._calls.values()):
+            self._wake()
         self._admit()
 
     def wait_s(self, now: Seconds) -> float | None:
@@ -159,10 +163,18 @@ class _Running:
         self._n_prompt = max(1, job.size_bytes // BYTES_PER_TOKEN)
         self._reasons = ["stop"] * job.request.n
 
+    @property
+    def has_more(self) -> bool:
+        """Events are waiting."""
+        return self.call.n_ready > 0
+
     def pump(self) -> bool:
         """Pass on what has arrived; True when the job is over."""
-        while (event := self.call.take()) is not None:
+        for _ in range(MAX_EVENTS_A_STEP):
+            event = self.call.take()
             match event:
+                case None:
+                    return False
                 case upstream.Opened():
                     self.job.sink.started(self._n_prompt)
                 case upstream.ChunkPart():

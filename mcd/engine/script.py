@@ -15,7 +15,9 @@ from mcd.wire.messages import Capability, RefuseReason
 MAX_SCRIPT_BYTES = 16 * 1024 * 1024
 N_TOKEN_IDS = 1 << 20
 """Scripted token ids lie below this: as real vocabularies do, so that encodings have realistic sizes."""
-_PIECE = re.compile(r"\s*\S+|\s+\Z")
+MAX_TOKEN_CHARS = 4096
+"""Of one token; real ones have a few hundred bytes at most."""
+_PIECE = re.compile(r"\s{0,2048}\S{1,2048}|\s{1,2048}")
 
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
 Delay = Annotated[float, Meta(ge=0, le=86_400)]
@@ -41,7 +43,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """A regular expression searched for in the last user message, instead of ``match``."""
     text: str | None = None
     """The answer; each word with the white space before it is one token."""
-    deltas: tuple[str, ...] | None = None
+    deltas: tuple[Annotated[str, Meta(max_length=MAX_TOKEN_CHARS)], ...] | None = None
     """The answer, one token an item; instead of ``text``."""
     echo: bool = False
     """Answer with the last user message; instead of ``text``."""

@@ -147,17 +147,8 @@ class Child:
                 handle(messages.decode_to_daemon(body))
 
     async def read_stderr(self, report: Callable[[str, str], None]) -> None:
-        """Pass on whitelisted codes; everything else the process writes is dropped unread."""
-        pipe = self._process.stdout
-        assert pipe is not None
-        rest = b""
-        async for data in pipe:
-            *lines, rest = (rest + data).split(b"\n")
-            rest = rest[-MAX_STDERR_LINE_BYTES:]
-            for line in lines:
-                match = _STDERR_LINE.match(line)
-                if match:
-                    report(match[1].decode(), (match[2] or b"").decode())
+        """Pass on whitelisted codes until the process closes its end."""
+        await read_codes(self._process, report)
 
     async def stop(self) -> int | None:
         """End the process: close the socket, SIGTERM, after a grace SIGKILL. Returns the exit status."""
@@ -179,6 +170,20 @@ class Child:
                 self._process.send_signal(number)
             except ProcessLookupError:
                 return
+
+
+async def read_codes(process: trio.Process, report: Callable[[str, str], None]) -> None:
+    """Pass on the codes a process writes; everything else it writes is dropped."""
+    pipe = process.stdout
+    assert pipe is not None
+    rest = b""
+    async for data in pipe:
+        *lines, rest = (rest + data).split(b"\n")
+        rest = rest[-MAX_STDERR_LINE_BYTES:]
+        for line in lines:
+            match = _STDERR_LINE.match(line)
+            if match:
+                report(match[1].decode(), (match[2] or b"").decode())
 
 
 def describe_exit(status: int | None) -> str:

@@ -122,6 +122,7 @@ class UpstreamCall:
         self._wake = wake
         self._events: queue.Queue[Event] = queue.Queue(MAX_EVENTS)
         self._connection: http.client.HTTPConnection | None = None
+        self._socket: socket.socket | None = None
         self._is_stopped = threading.Event()
         threading.Thread(target=self._run, name="upstream", daemon=True).start()
 
@@ -132,13 +133,17 @@ class UpstreamCall:
         except queue.Empty:
             return None
 
+    @property
+    def n_ready(self) -> int:
+        """Events read and not taken."""
+        return self._events.qsize()
+
     def stop(self) -> None:
         """End the call now; the server sees its connection close and stops computing."""
         self._is_stopped.set()
-        connection = self._connection
-        if connection is not None and connection.sock is not None:
+        if self._socket is not None:
             try:
-                connection.sock.shutdown(socket.SHUT_RDWR)
+                self._socket.shutdown(socket.SHUT_RDWR)
             except OSError:
                 return
 
@@ -156,8 +161,9 @@ class UpstreamCall:
         path = f"{urlsplit(self._base_url).path}/chat/completions"
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
         connection.request("POST", path, self._body, headers)
-        if connection.sock is not None:
-            connection.sock.settimeout(READ_TIMEOUT_S)
+        # kept here because the connection forgets it once the response owns it
+        self._socket = connection.sock
+        self._socket.settimeout(READ_TIMEOUT_S)
         response = connection.getresponse()
         if response.status != 200:
             self._put(_refusal(response))

@@ -149,6 +149,11 @@ class Worker:
             self._backend.submit(_job(frame, opened, answer))
         except UserError as error:
             answer.failed(error)
+        except Exception as error:  # noqa: BLE001 - a request that finds a bug of ours must not end all the others
+            _report_crash(type(error), error, error.__traceback__)
+            if not answer.is_over:
+                self._backend.cancel(frame.id)
+                answer.broken(FailureCode.INTERNAL)
 
 
 def _job(frame: Submit, opened: OpenedRequest, answer: Answer) -> Job:
@@ -189,6 +194,7 @@ def main(fd: int) -> int:
             link.flush()
             return 1
         keys.rotate(_unix_ms())
+        report = (*report, load.lock_keys())
         facts = backend.facts()
         link.post(
             messages.Ready(

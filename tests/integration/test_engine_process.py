@@ -1,0 +1,209 @@
+"""The process around any backend: start, stop, keys, what it inherits, what it may write, what it survives."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import trio
+
+from mcd.engine import supervise
+from mcd.engine.catalogue import EngineSpec, resolve
+from mcd.engine.messages import EngineOptions
+from mcd.errors import EngineDeadError, EngineError, EnvelopeError, RefusedError
+from mcd.ports import EngineChunk, EngineFinished, EngineRequest, EngineStarted
+from mcd.wire.messages import RefuseReason
+from tests.fakes.engine_entry import Answer, EntrySide, chat, running
+
+HELLO = Path(__file__).parents[1] / "fakes" / "scripted" / "hello.json"
+
+
+@pytest.fixture(scope="module")
+def hello() -> EngineSpec:
+    return resolve((), Path("/nowhere"), f"scripted:{HELLO}")[0]
+
+
+async def test_events_come_in_the_ports_order(hello: EngineSpec) -> None:
+    async with running(hello) as side:
+        request, opener = side.seal(chat("slow"))
+        kinds = []
+        answer = Answer()
+        async with side.engine.submit(request) as events:
+            async for event in events:
+                kinds.append(type(event))
+                side.take(answer, opener, event)
+        assert kinds[0] is EngineStarted
+        assert kinds[-1] is EngineFinished
+        assert set(kinds[1:-1]) == {EngineChunk}
+        assert answer.text == "one two three four five six seven eight nine ten"
+        assert 3 <= len([delta for delta in answer.deltas if delta.tokens]) <= 5  # 10 tokens in 0.2 s, each 100 ms
+
+
+async def test_hundred_streams_of_fifty_tokens_a_second(hello: EngineSpec) -> None:
+    async with running(hello) as side:
+        assert side.engine.pid is not None
+        before = sum(psutil.Process(side.engine.pid).cpu_times()[:2])
+        answers: list[Answer] = []
+
+        async def one() -> None:
+            answers.append(await side.ask(chat("load")))
+
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for _ in range(100):
+                nursery.start_soon(one)
+        assert trio.current_time() - began < 20  # 2 s of script; the rest is a busy machine
+        assert {len(answer.tokens) for answer in answers} == {101}
+        assert sum(psutil.Process(side.engine.pid).cpu_times()[:2]) - before < 5
+
+
+async def test_keys_are_certified_and_new_for_every_process(hello: EngineSpec) -> None:
+    async with running(hello) as first, running(hello) as second:
+        assert first.engine.status().engine_key != second.engine.status().engine_key
+        assert len(first.engine.status().key_id) == 8
+        foreign, _ = second.seal(chat("hi"))
+        with pytest.raises((EnvelopeError, RefusedError)):
+            async with first.engine.submit(foreign) as events:
+                await anext(events)
+
+
+async def test_replay_expiry_and_garbage_are_refused(hello: EngineSpec) -> None:
+    async with running(hello) as side:
+        request, _ = side.seal(chat("hi"))
+        async with side.engine.submit(request) as events:
+            async for _ in events:
+                pass
+        with pytest.raises(RefusedError) as replayed:
+            async with side.engine.submit(request) as events:
+                await anext(events)
+        assert replayed.value.reason == RefuseReason.REPLAY
+        fresh, _ = side.seal(chat("hi"))
+        spoilt = EngineRequest(fresh.header, fresh.sealed[:-1] + bytes([fresh.sealed[-1] ^ 1]), 0)
+        for bad in (spoilt, EngineRequest(bytes(136), b"x", 0), EngineRequest(b"", b"", 0)):
+            with pytest.raises((EnvelopeError, RefusedError)):
+                async with side.engine.submit(bad) as events:
+                    await anext(events)
+        assert (await side.ask(chat("hi"))).final is not None
+        assert side.engine.status().restarts == 0
+
+
+async def test_user_faults_are_sealed_with_a_receipt_of_nothing(hello: EngineSpec) -> None:
+    async with running(hello) as side:
+        for how, param in (
+            ({"raw": b'{"model": "m", "messages": []}'}, "messages"),
+            (
+                {"raw": b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "temperature": 9}'},
+                "temperature",
+            ),
+            ({"raw": b'{"model": 3}'}, "model"),
+            ({"kind": "rerank"}, "kind"),
+            ({"resume": (1, 2)}, "resume"),
+        ):
+            answer = await side.ask(chat("hi"), **how)
+            assert answer.failure is not None
+            assert answer.failure.param == param
+            assert answer.receipt is not None
+            assert answer.receipt.n_output_tokens == 0
+
+
+async def test_refusal_and_break(hello: EngineSpec) -> None:
+    async with running(hello) as side:
+        with pytest.raises(RefusedError) as refused:
+            await side.ask(chat("busy"))
+        assert refused.value.reason == RefuseReason.BUSY
+        with pytest.raises(EngineError):
+            await side.ask(chat("break"))
+        assert side.engine.status().state == "ready"
+
+
+async def test_death_ends_every_request_and_three_degrade(hello: EngineSpec) -> None:
+    async with running(hello) as side:
+        ended: list[type[Exception]] = []
+
+        async def doomed() -> None:
+            try:
+                await side.ask(chat("stall"))
+            except EngineDeadError as error:
+                ended.append(type(error))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(doomed)
+            await trio.sleep(0.2)
+            with pytest.raises(EngineDeadError):
+                await side.ask(chat("die"))
+        assert ended == [EngineDeadError] * 10
+        for _ in range(2):
+            await side.wait_until("ready")
+            assert side.engine.pid is not None
+            os.kill(side.engine.pid, signal.SIGKILL)
+            await side.wait_until("restarting", "degraded")
+        await side.wait_until("degraded")
+        assert "SIGKILL" in side.engine.status().detail
+
+
+@pytest.mark.parametrize("state", ["running", "frozen"])
+async def test_stop_takes_less_than_two_seconds(hello: EngineSpec, state: str) -> None:
+    async with running(hello) as side:
+        pid = side.engine.pid
+        assert pid is not None
+        if state == "frozen":
+            os.kill(pid, signal.SIGSTOP)
+        began = trio.current_time()
+    assert trio.current_time() - began < 2.0
+    assert not psutil.pid_exists(pid)
+    assert side.engine.status().state == "stopped"
+
+
+async def test_worker_that_never_gets_ready_is_replaced_then_given_up(hello: EngineSpec) -> None:
+    async with running(hello, EngineOptions(start_timeout_s=0.001), state="failed") as side:
+        assert "not ready after" in side.engine.status().detail
+
+
+async def test_submit_before_ready_and_after_the_end(hello: EngineSpec) -> None:
+    side = EntrySide(hello)
+    with pytest.raises(RefusedError) as early:
+        async with side.engine.submit(EngineRequest(bytes(136), b"x", 0)):
+            pass
+    assert early.value.reason == RefuseReason.LOADING
+    async with running(hello) as done:
+        pass
+    with pytest.raises(EngineDeadError):
+        async with done.engine.submit(EngineRequest(bytes(136), b"x", 0)):
+            pass
+
+
+async def test_worker_inherits_nothing_but_what_it_needs(hello: EngineSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_OPERATOR", "x")
+    environment = supervise._environment()
+    assert "SECRET_OF_THE_OPERATOR" not in environment
+    assert "HOME" not in environment
+    assert environment["GGML_NO_BACKTRACE"] == "1"
+    assert environment["PYTHONMALLOC"] == "malloc"
+    async with running(hello) as side:
+        assert side.engine.pid is not None
+        arguments = psutil.Process(side.engine.pid).cmdline()
+        assert arguments[:-1] == [sys.executable, "-P", "-s", "-m", "mcd.engine.worker"]
+        assert arguments[-1].isdigit()
+
+
+async def test_only_whitelisted_codes_pass_from_stderr() -> None:
+    """Whatever a worker writes, the daemon learns codes from a closed grammar and nothing else."""
+    written = (
+        "secret prompt\ncode=E_INTERNAL at=scheduler:12\ncode=E_X secret\n code=E_Y\ncode=E_OUT_OF_MEMORY\n"
+        + "z" * 99999
+    )
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-c", f"import sys; sys.stdout.write({written!r})"], stdout=-1
+    )
+    reported: list[tuple[str, str]] = []
+    with trio.fail_after(20):
+        await supervise.read_codes(process, lambda code, at: reported.append((code, at)))
+        await process.wait()
+    assert process.stdout is not None
+    await process.stdout.aclose()
+    assert reported == [("E_INTERNAL", "scheduler:12"), ("E_OUT_OF_MEMORY", "")]
