@@ -13,7 +13,8 @@ from libp2p.pubsub.score import ScoreParams, TopicScoreParams
 from libp2p.tools.anyio_service import TrioManager
 
 from mcd.ids import ModelDigest, PeerId
-from mcd.mesh.gossip_router import RecordPubsub, RecordRouter
+from mcd.mesh.gossip_pubsub import RecordPubsub
+from mcd.mesh.gossip_router import RecordRouter
 from mcd.mesh.intake import Intake
 from mcd.units import Seconds
 
@@ -144,14 +145,19 @@ class Gossip:
             await self._send(self.pubsub, topic)
 
     async def _send(self, pubsub: RecordPubsub, topic: str) -> None:
-        is_heard = bool(pubsub.router.mesh.get(topic))
+        has_listener = _has_listener(pubsub, topic)
         await pubsub.publish(topic, self._unheard[topic])
-        if is_heard:
+        if has_listener:
             self._unheard.pop(topic, None)
 
     async def _repeat_unheard(self, pubsub: RecordPubsub) -> None:
         """Publish again what nobody heard, as soon as somebody may: a joining peer announces before it is linked."""
         while True:
             await trio.sleep(HEARTBEAT_S)
-            for topic in [topic for topic in self._unheard if pubsub.router.mesh.get(topic)]:
+            for topic in [topic for topic in self._unheard if _has_listener(pubsub, topic)]:
                 await self._send(pubsub, topic)
+
+
+def _has_listener(pubsub: RecordPubsub, topic: str) -> bool:
+    """Whether a neighbour gets what we publish: one that grafted us before our stream to it was open does not."""
+    return any(peer in pubsub.peers for peer in pubsub.router.mesh.get(topic, ()))

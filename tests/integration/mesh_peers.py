@@ -21,7 +21,7 @@ from mcd.errors import RecordError
 from mcd.ids import ModelDigest, PeerId
 from mcd.log import Log
 from mcd.mesh.gossip import shard_of_peer, topic_of
-from mcd.mesh.gossip_router import ED25519_ID, SIGNING_PREFIX
+from mcd.mesh.gossip_pubsub import ED25519_ID, SIGNING_PREFIX
 from mcd.mesh.host import Host
 from mcd.mesh.network import Libp2pMesh
 from mcd.ports import Link, Verdict

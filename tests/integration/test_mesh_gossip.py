@@ -17,7 +17,7 @@ from libp2p.pubsub.pb import rpc_pb2
 from mcd.errors import StreamBrokenError
 from mcd.ids import ModelDigest
 from mcd.mesh.gossip import shard_of_peer, topic_of
-from mcd.mesh.gossip_router import MAX_RPC_BYTES
+from mcd.mesh.gossip_pubsub import MAX_RPC_BYTES
 from mcd.mesh.host import Host
 from mcd.ports import Stream
 from mcd.wire.messages import MAX_RECORD_BYTES

@@ -10,18 +10,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
+from libp2p.tools.timed_cache.last_seen_cache import LastSeenCache
 
 from mcd.ids import ModelDigest, PeerId
 from mcd.mesh.gossip import N_SHARDS, score_params, shard_of_digest, shard_of_peer, topic_of
-from mcd.mesh.gossip_router import (
-    ED25519_ID,
-    MAX_BACK_OFF_S,
-    MAX_CONTROLS,
-    MAX_IDS_PER_CONTROL,
-    SIGNING_PREFIX,
-    RecordRouter,
-    is_signed,
-)
+from mcd.mesh.gossip_pubsub import ED25519_ID, SIGNING_PREFIX, is_signed
+from mcd.mesh.gossip_router import MAX_BACK_OFF_S, MAX_CONTROLS, MAX_IDS_PER_CONTROL, RecordRouter
 
 TOPIC = "/modelcloud/t/records/00"
 
@@ -168,3 +162,69 @@ def test_tables_of_unused_features_stay_empty() -> None:
         made.recent_message_deliveries[TOPIC].append(0.0)
     assert not made._pending_messages
     assert not made.recent_message_deliveries
+
+
+class FakePubsub:
+    """Knows who listens to what."""
+
+    def __init__(self, listeners: list[Any]) -> None:
+        self.peer_topics = {TOPIC: set(listeners)}
+        self.peers = dict.fromkeys(listeners)
+
+
+def with_listeners(n: int) -> tuple[RecordRouter, list[Any], list[tuple[Any, Any]]]:
+    """A router, its neighbours, and what it sends them."""
+    made, sent = router(), list[tuple[Any, Any]]()
+    neighbours = [ID(ED25519_ID + bytes([n + 1]) * 32) for n in range(n)]
+    made.pubsub = FakePubsub(neighbours)
+    made.mesh[TOPIC] = set()
+    made.peer_protocol = dict.fromkeys(neighbours, "/meshsub/1.2.0")
+
+    async def note(control: Any, peer: Any) -> None:
+        sent.append((peer, control))
+
+    made.emit_control_message = note  # type: ignore[method-assign]
+    return made, neighbours, sent
+
+
+async def test_each_neighbour_gets_its_own_control_message() -> None:
+    made, (ann, bob, carl), sent = with_listeners(3)
+    await made._emit_control_msgs({ann: [TOPIC]}, {bob: [TOPIC]}, {carl: {TOPIC: [b"id"]}})
+    got = dict(sent)
+    assert [len(got[ann].graft), len(got[ann].prune), len(got[ann].ihave)] == [1, 0, 0]
+    assert [len(got[bob].graft), len(got[bob].prune), len(got[bob].ihave)] == [0, 1, 0]
+    assert [len(got[carl].graft), len(got[carl].prune), len(got[carl].ihave)] == [0, 0, 1]
+    assert got[bob].prune[0].backoff == made.prune_back_off
+    assert made._check_back_off(bob, TOPIC)
+
+
+def test_neighbours_in_back_off_are_told_what_we_have() -> None:
+    made, neighbours, _ = with_listeners(5)
+    made.mesh[TOPIC] = {neighbours[0]}
+    made.mcache.put(signed_message())
+    for neighbour in neighbours[1:]:
+        made._add_back_off(neighbour, TOPIC, False)
+    assert set(made.gossip_heartbeat()) == set(neighbours[1:])
+
+
+def test_members_with_bad_records_leave_the_mesh() -> None:
+    made, (ann, bob), _ = with_listeners(2)
+    made.mesh[TOPIC] = {ann, bob}
+    made.scorer.on_invalid_message(ann, TOPIC)
+    grafts, prunes = made.mesh_heartbeat()
+    assert made.mesh[TOPIC] == {bob}
+    assert dict(prunes) == {ann: [TOPIC]}
+    assert not grafts
+
+
+@pytest.mark.spec("DISC-16")
+async def test_what_one_control_message_makes_us_want_is_asked_for_in_one() -> None:
+    made, (ann,), sent = with_listeners(1)
+    made.pubsub.seen_messages = LastSeenCache(60)
+    rpc = rpc_pb2.RPC()
+    for n in range(10):
+        rpc.control.ihave.add(topicID=TOPIC, messageIDs=[b"\xff%d" % n, b"\xffsame"])
+    await made.handle_rpc(rpc, ann)
+    assert [peer for peer, _ in sent] == [ann]
+    assert len(sent[0][1].iwant) == 1
+    assert set(sent[0][1].iwant[0].messageIDs) == {b"\xffsame", *(b"\xff%d" % n for n in range(10))}
