@@ -7,6 +7,7 @@ mcd.errors.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -95,6 +96,7 @@ class Host:
         self.swarm.set_stream_handler(self._guard)
         self._own_id = PeerId(own_id.to_base58())
         self._links: dict[PeerId, list[tuple[Any, float]]] = {}
+        self._ended: Counter[str] = Counter()
         self._told_up: list[Callable[[Link], None]] = []
         self._told_down: list[Callable[[PeerId], None]] = []
         self._closing = trio.Event()
@@ -212,6 +214,7 @@ class Host:
     def counters(self) -> dict[str, int]:
         """Monotonic counts of what was refused or failed, and gauges of what is held."""
         return {
+            **self._ended,
             "links_refused_by_address": self._gate.n_refused,
             "links_refused_by_peer": self.swarm.n_refused_links,
             "half_open_evicted": self._gate.n_evicted,
@@ -238,6 +241,7 @@ class Host:
                 told(_link_of(peer_id, *held[0]))
 
     def _link_down(self, link: Any) -> None:
+        self._ended[f"links_ended_{link.muxed_conn.end_reason.replace(' ', '_')}"] += 1
         peer_id = PeerId(link.muxed_conn.peer_id.to_base58())
         held = [entry for entry in self._links.get(peer_id, []) if entry[0] is not link]
         if held:

@@ -23,6 +23,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Inbound connections of one address still in the handshake; the oldest makes room for the newest."""
     max_half_open: int = 128
     """The same over all addresses; the address that holds most pays."""
+    handshakes_per_s: float = 20.0
+    """Handshakes of one address a second: each costs us 2.5 ms of CPU before we know who it is, so 5 % of a core."""
+    handshake_burst: int = 40
+    """And so many at once: a rack of peers behind one address starting together."""
     max_links_per_peer: int = 4
     """Simultaneous dials leave two; more buy a peer nothing."""
     max_streams_per_peer: int = 512
@@ -66,6 +70,35 @@ class ReceiveBudget:
             max(self.members, key=lambda member: member.n_unread_bytes).shed()
 
 
+class HandshakeRate:
+    """A token bucket for each address; who leaves it full is forgotten."""
+
+    def __init__(self, per_s: float, burst: int) -> None:
+        self._per_s = per_s
+        self._burst = float(burst)
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def take(self, key: str, now_s: float) -> bool:
+        """True when a handshake may begin now; ask again in a moment otherwise."""
+        n_tokens, at_s = self._buckets.pop(key, (self._burst, now_s))
+        n_tokens = min(self._burst, n_tokens + (now_s - at_s) * self._per_s)
+        is_granted = n_tokens >= 1
+        self._buckets[key] = (n_tokens - is_granted, now_s)
+        self._forget_the_idle(now_s)
+        return is_granted
+
+    def _forget_the_idle(self, now_s: float) -> None:
+        """Drop the least recently used buckets while they are full again; two a call keep up with any flood."""
+        for _ in range(2):
+            oldest = next(iter(self._buckets))
+            n_tokens, at_s = self._buckets[oldest]
+            if n_tokens + (now_s - at_s) * self._per_s < self._burst:
+                return
+            del self._buckets[oldest]
+            if not self._buckets:
+                return
+
+
 class Admission:
     """One inbound connection's place at the gate, from accept to close."""
 
@@ -74,6 +107,10 @@ class Admission:
         self.key = key
         self.evict = evict
         self.is_established = False
+
+    def may_begin(self, now_s: float) -> bool:
+        """Whether its handshake may begin now; ask again in a moment otherwise."""
+        return self._gate.rate.take(self.key, now_s)
 
     def establish(self) -> bool:
         """The handshake is done; False when its address has all the links it may have."""
@@ -94,6 +131,7 @@ class AddressGate:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self.rate = HandshakeRate(limits.handshakes_per_s, limits.handshake_burst)
         self._half_open: dict[str, list[Admission]] = {}
         self._n_half_open = 0
         self._established: dict[str, int] = {}

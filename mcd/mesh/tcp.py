@@ -25,6 +25,8 @@ from mcd.mesh.limits import AddressGate, Admission
 READ_BYTES = 64 * 1024
 ACCEPT_RETRY_S = 0.1
 """Pause after accept failed for want of descriptors; they come back as connections end."""
+HANDSHAKE_RETRY_S = 0.05
+"""Between two looks at an exhausted handshake bucket; it refills by one in that time."""
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 ConnectionHandler = Callable[[ReadWriteCloser], Awaitable[None]]
@@ -151,6 +153,8 @@ class TcpListener(IListener):  # type: ignore[misc]  # as above
                     return
                 stream = TcpStream(trio.SocketStream(accepted), admission)
                 stream.on_close = scope.cancel
+                while not admission.may_begin(trio.current_time()):  # noqa: ASYNC110  # time itself is what it waits for
+                    await trio.sleep(HANDSHAKE_RETRY_S)
                 await self._handler(stream)
             except OSError:
                 return  # the peer was gone before we looked

@@ -344,7 +344,7 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
         self._budget.n_bytes += len(body)
         if not stream.deliver(body):
             self.released(len(body))
-            raise RemoteProtocolError("peer exceeded a stream's window")
+            raise RemoteProtocolError("peer exceeded the window of a stream")
         if self.n_unread_bytes > MAX_UNREAD_BYTES:
             self.shed()
         elif self._budget.is_exceeded:

@@ -46,7 +46,8 @@ pytestmark = pytest.mark.slow
 @asynccontextmanager
 async def victim() -> AsyncIterator[Host]:
     """A host that must serve an honest peer before and after, and must not have grown."""
-    async with running("127.0.0.1", max_per_address=10_000, max_links_per_peer=10_000, max_links=400) as host:
+    open_gate = {"max_per_address": 10_000, "handshakes_per_s": 1e6, "handshake_burst": 10_000}
+    async with running("127.0.0.1", **open_gate) as host:
         host.serve(ECHO, echo)
         await serves(host)
         before = psutil.Process().memory_info().rss

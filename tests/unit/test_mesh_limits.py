@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mcd.mesh.limits import AddressGate, Admission, Limits, network_of
+from mcd.mesh.limits import AddressGate, Admission, HandshakeRate, Limits, network_of
 
 
 def gate(**limits: int) -> AddressGate:
@@ -108,3 +108,19 @@ def test_nothing_is_remembered_of_those_who_left() -> None:
 )
 def test_what_counts_as_one_address(address: str, network: str) -> None:
     assert network_of(address) == network
+
+
+def test_handshakes_come_in_a_burst_and_then_at_a_rate() -> None:
+    rate = HandshakeRate(per_s=10, burst=5)
+    assert [rate.take("a", 0.0) for _ in range(6)] == [True] * 5 + [False]
+    assert rate.take("b", 0.0), "addresses have buckets of their own"
+    assert not rate.take("a", 0.05)
+    assert rate.take("a", 0.11)
+    assert sum(rate.take("a", 10.0) for _ in range(20)) == 5, "a bucket holds no more than a burst"
+
+
+def test_buckets_that_are_full_again_are_forgotten() -> None:
+    rate = HandshakeRate(per_s=10, burst=5)
+    for index in range(10_000):
+        rate.take(f"address {index}", index / 1000)
+    assert len(rate._buckets) <= 102, "one token comes back in 0.1 s, and a thousand addresses come a second"
