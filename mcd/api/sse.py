@@ -23,6 +23,10 @@ CONTENT_TYPE = "text/event-stream"
 KEEP_ALIVE = b": waiting\n\n"
 DONE = b"data: [DONE]\n\n"
 
+_TEXT = b'"choices":[{"index":%d,"delta":{"content":'
+_TEXT_END = b'},"logprobs":null,"finish_reason":null}]'
+"""Around the text of a chunk that holds nothing else: nearly all of them."""
+
 _json = msgspec.json.Encoder()
 
 
@@ -77,6 +81,10 @@ class StreamEncoder:
         if not (event.text or event.reasoning or event.tool_calls or logprobs):
             return  # padding, or text held back
         self._open(event.choice, parts)
+        if not (event.reasoning or event.tool_calls or logprobs):
+            text = (_TEXT % event.choice, _json.encode(event.text), _TEXT_END)
+            parts += (self._label(), *text, self._tail)
+            return
         delta: Json = {}
         if event.reasoning:
             # Two spellings are in use; clients read the one they know.

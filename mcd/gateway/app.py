@@ -7,7 +7,7 @@ import html
 import os
 from collections.abc import Awaitable, Callable
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from mcd.api import models as api_models
 from mcd.api.errors import error_body, error_headers
@@ -198,17 +198,27 @@ async def _read_body(request: web.BaseRequest) -> bytes:
         raise too_large
     if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    body = bytearray()
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for part in request.content.iter_any():
-                body += part
-                if len(body) > MAX_BODY_BYTES:
-                    raise too_large
+        body = await _collect(request.content)
     except TimeoutError:
         raise SlowClientError(f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from None
     except web.RequestPayloadError:
         raise InvalidRequestError("the request is not valid HTTP") from None
+    if len(body) > MAX_BODY_BYTES:
+        raise too_large
+    return body
+
+
+async def _collect(content: StreamReader) -> bytes:
+    """The whole body; of one that is too large, enough to see it."""
+    if content.is_eof():  # it came together with its headers, as most do
+        return content.read_nowait()
+    body = bytearray()
+    async with asyncio.timeout(BODY_TIMEOUT_S):
+        async for part in content.iter_any():
+            body += part
+            if len(body) > MAX_BODY_BYTES:
+                break
     return bytes(body)
 
 

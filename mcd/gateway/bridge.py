@@ -19,10 +19,11 @@ import msgspec
 import outcome
 import trio
 
-from mcd.api.events import AnswerEvent
+from mcd.api.events import AnswerEvent, Waiting
 from mcd.api.request import ChatRequest
 from mcd.errors import LocalError, McdError, NoProviderError
 from mcd.ports import Entry
+from mcd.units import Seconds
 
 MAX_QUEUED_EVENTS = 512
 """Events waiting for a slow HTTP client; then the mesh's reader pauses and, through it, the provider."""
@@ -50,6 +51,9 @@ class Answer:
     def __init__(self) -> None:
         self._events: deque[AnswerEvent] = deque()
         self._reader: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._wake_at: Seconds = 0.0
+        """When the reader gives up; the timer may ring before and is then set again: cheaper than one a batch."""
         self._has_space: trio.Event | None = None
         self._scope = trio.CancelScope()
         self._is_ended = False
@@ -91,16 +95,33 @@ class Answer:
     ) -> None:
         """Cancel whatever still runs: the client left, or the handler failed."""
         self.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
     async def _wait(self, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
         self._reader = reader = loop.create_future()
-        timer = loop.call_later(timeout_s, _wake, reader)
+        self._wake_at = loop.time() + timeout_s
+        if self._timer is None or self._timer.when() > self._wake_at:
+            self._set_timer(loop)
         try:
             await reader
         finally:
-            timer.cancel()
             self._reader = None
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(self._wake_at, self._ring, loop)
+
+    def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        if self._reader is None:
+            return
+        if loop.time() < self._wake_at:
+            self._set_timer(loop)
+        else:
+            _wake(self._reader)
 
     def _take(self) -> list[AnswerEvent]:
         events = list(self._events)
@@ -117,7 +138,8 @@ class Answer:
             try:
                 async with entry.answer(request) as events:
                     async for event in events:
-                        await self._put(event)
+                        if not isinstance(event, Waiting):  # the reader's own timer keeps its client alive
+                            await self._put(event)
             except McdError as error:
                 self._end(error)
             except Exception:  # noqa: BLE001 - a supervision loop: a bug in one request must not end all others

@@ -28,6 +28,8 @@ from mcd.wire.payload import Delta, Final
 FIRST_KEEP_ALIVE_S = 1.0
 KEEP_ALIVE_S = 10.0
 """Proxies and clients give up on a silent connection after 15 to 60 s."""
+MAX_UNTIMED_BYTES = 16 * 1024
+"""What a write to an idle connection may hold without a time limit: asyncio makes nobody wait below 64 KiB."""
 WRITE_TIMEOUT_S = 60.0
 """A client that reads nothing for this long holds a provider's slot for nobody."""
 
@@ -194,6 +196,9 @@ class _Stream:
         await self._send(self._encoder.error(error))
 
     async def _send(self, data: bytes) -> None:
+        if self.has_begun and len(data) <= MAX_UNTIMED_BYTES and self._is_idle():
+            await self.response.write(data)
+            return
         try:
             async with asyncio.timeout(WRITE_TIMEOUT_S):
                 if not self.has_begun:
@@ -207,6 +212,11 @@ class _Stream:
             if self._http.transport is not None:
                 self._http.transport.abort()
             raise SlowClientError(f"the client read nothing for {WRITE_TIMEOUT_S:g} s") from None
+
+    def _is_idle(self) -> bool:
+        """Whether the client has taken everything so far."""
+        transport = self._http.transport
+        return transport is not None and transport.get_write_buffer_size() == 0
 
 
 def _completion_id() -> str:

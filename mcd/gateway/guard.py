@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 
 from multidict import CIMultiDictProxy
 
@@ -68,6 +69,7 @@ def check_json(headers: Headers) -> None:
         raise MediaTypeError("send the body without Content-Encoding: a compressed body may hide its size")
 
 
+@lru_cache(maxsize=64)  # every request of a client names the same host
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(text)

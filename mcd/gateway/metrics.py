@@ -5,6 +5,7 @@ Every label comes from a closed set of ours. Nothing is counted by user, address
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 
@@ -38,8 +39,7 @@ class Histogram:
 
     def observe(self, value: float) -> None:
         """Count one value."""
-        place = next((i for i, bound in enumerate(self._bounds) if value <= bound), len(self._bounds))
-        self._counts[place] += 1
+        self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
     def lines(self, with_head: bool = True) -> Iterator[str]:
