@@ -74,7 +74,7 @@ class Libp2pMesh:
         self._intake = Intake(counters=self._counters, ip_of=self._ip_of, on_ban=self._part_with)
         self._gossip = Gossip(self._host.libp2p, network=network, intake=self._intake, ip_of=self._ip_of)
         self._dht = Dht(self._host.libp2p, counters=self._counters)
-        self._records = RecordExchange(self._host.open_stream, intake=self._intake)
+        self._records = RecordExchange(self._host.open_stream, linked=lambda: list(self._ips), intake=self._intake)
         self._dialer = Dialer(
             self._host.connect, own_id=self._host.peer_id, bootstrap=bootstrap, counters=self._counters
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable, Sequence
 
 import trio
@@ -32,6 +33,8 @@ EXCHANGE_TIMEOUT_S: Seconds = 5.0
 ASK_INTERVAL_S: Seconds = 10.0
 ASK_BURST = 3
 """A peer may ask this often: once a link, and a flapping link a few times more."""
+ASK_AGAIN_S: Seconds = 15.0
+"""Mean pause between questions to a random neighbour: half the life of a missed announcement, 0.1 % of a core."""
 MAX_PENDING = 64
 MAX_AT_ONCE = 4
 BROKEN_REPLY_STRIKES = 5.0
@@ -44,8 +47,9 @@ Supply = Callable[[], Sequence[bytes]]
 class RecordExchange:
     """Both sides of the records protocol. Owner: the mesh, which runs it under a supervisor."""
 
-    def __init__(self, open_stream: OpenStream, *, intake: Intake) -> None:
+    def __init__(self, open_stream: OpenStream, *, linked: Callable[[], Sequence[PeerId]], intake: Intake) -> None:
         self._open_stream = open_stream
+        self._linked = linked
         self._intake = intake
         self._pending: dict[PeerId, None] = {}
         self._wake = trio.Event()
@@ -62,9 +66,10 @@ class RecordExchange:
         self._wake.set()
 
     async def run(self) -> None:
-        """Ask the peers named by `ask_soon`, a few at a time."""
+        """Ask the peers named by `ask_soon`, a few at a time, and a random neighbour now and then."""
         places = trio.Semaphore(MAX_AT_ONCE)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._ask_again)
             while True:
                 while self._pending:
                     await places.acquire()
@@ -73,6 +78,14 @@ class RecordExchange:
                     nursery.start_soon(self._ask_one, peer, places)
                 self._wake = trio.Event()
                 await self._wake.wait()
+
+    async def _ask_again(self) -> None:
+        """Make up for gossip that was lost, whatever lost it.   [DISC-34]"""
+        while True:
+            await trio.sleep(ASK_AGAIN_S * (0.5 + random.random()))  # noqa: S311 # spreads the questions
+            linked = self._linked()
+            if linked:
+                self.ask_soon(random.choice(linked))  # noqa: S311
 
     async def _ask_one(self, peer: PeerId, places: trio.Semaphore) -> None:
         try:

@@ -98,6 +98,8 @@ class Peer:
             self.drops[error.why] += 1
             return "ignore" if error.why == "expired" else "reject"
         known = self.directory.get(signed.peer_id)
+        if known is not None and known.raw == data:
+            return "ignore"
         if not is_newer(signed.record, known.record if known else None):
             self.drops["old"] += 1
             return "ignore"

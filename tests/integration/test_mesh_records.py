@@ -141,6 +141,18 @@ async def test_bad_answers_are_held_against_who_gave_them() -> None:
         await until(lambda: liar.peer_id in ann.downs)
 
 
+@pytest.mark.spec("DISC-34")
+async def test_what_gossip_lost_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcd.mesh.record_exchange.ASK_AGAIN_S", 0.5)
+    ann, bob, carl = (Peer(name, network="r7") for name in ("ann", "bob", "carl"))
+    async with running(ann, bob):
+        await ann.mesh.connect(bob.peer_id, bob.mesh.addresses())
+        await until(link_to(bob, ann.peer_id))
+        await trio.sleep(0.3)
+        assert bob.judge(carl.signed(), bob.peer_id) == "accept"
+        await until(lambda: carl.peer_id in ann.directory)
+
+
 async def test_a_peer_without_the_protocol_costs_nothing_but_the_try() -> None:
     ann = Peer("ann", network="r6")
     async with running(ann), running_host("old") as old:

@@ -23,8 +23,8 @@ from tests.integration.mesh_peers import (
 )
 
 N_PEERS = 20
-SEEN_TIMEOUT_S = 30
-"""From the start of the last peer until everyone knows everyone; about 3 s on two quiet cores."""
+SEEN_TIMEOUT_S = 60
+"""From the start of the last peer until everyone knows everyone; 5 s on a quiet core, more when others use it."""
 
 
 async def start_twenty(nursery: trio.Nursery) -> list[Peer]:
@@ -48,12 +48,12 @@ async def test_twenty_peers_see_one_another_and_no_bad_record() -> None:
         peers = await start_twenty(nursery)
         hub = peers[0]
         await until(lambda: all(len(peer.directory) == N_PEERS for peer in peers), SEEN_TIMEOUT_S)
-        assert time.process_time() - cpu_s < 30
+        assert time.process_time() - cpu_s < 60
         assert psutil.Process().memory_info().rss - rss < 200 * 1024 * 1024
         await inject_bad_records(hub)
         await until(lambda: hub.count("record_oversized") == 1)
         carl = Peer("carl", network="twenty").peer_id
-        await until(lambda: all(carl in peer.directory for peer in peers))
+        await until(lambda: all(carl in peer.directory for peer in peers), SEEN_TIMEOUT_S)
         assert {peer.directory[carl].record.seq for peer in peers} == {5}
         assert hub.drops == {"signature": 1, "expired": 1, "old": 1}
         for peer in peers[1:]:
