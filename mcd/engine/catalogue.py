@@ -82,7 +82,7 @@ def _gguf(name: str, home: Path) -> EngineSpec:
         if path.is_file():
             return EngineSpec(alias=name, backend="llama", source=str(path.absolute()))
     raise ConfigError(
-        f"--model {name}: no model of that name is here; give the path of a GGUF file,"
+        f"--model {name}: no model of that name is here; fetch it with mcd pull, give the path of a GGUF file,"
         f" or put it into {home / MODELS_FOLDER} as {sanitise_alias(name) or 'NAME'}.gguf"
     )
 

@@ -134,7 +134,8 @@ class Template:
 def no_template() -> UnsupportedError:
     """The error of a chat with a model that has no template."""
     return UnsupportedError(
-        "this model's file has no chat template, so it cannot answer chats; choose an instruction-tuned model",
+        "this model's file has no chat template that can be used, so it cannot answer chats; choose an "
+        "instruction-tuned model",
         param="messages",
     )
 

@@ -10,7 +10,7 @@ import trio
 
 from mcd.engine import supervise
 from mcd.engine.catalogue import EngineSpec
-from mcd.engine.digest import file_digest
+from mcd.engine.digest import ABANDON, file_digest
 from mcd.engine.events import RequestEvents
 from mcd.engine.ggufcheck import check_file
 from mcd.engine.messages import (
@@ -56,6 +56,8 @@ from mcd.wire.messages import EngineKeys, RefuseReason
 
 QUEUE_FRAMES = CREDIT_CHUNKS + 256
 """Frames of one request held for its consumer: the credit, and the end padding that credit does not hold back."""
+STUCK_S = 120.0
+"""A worker reports each 5 s; one step of the slowest model that is of any use takes far less than this."""
 MAX_START_CRASHES = 2
 """A model that never was ready and ends its process twice is bad; restarting it for ever would only make noise."""
 BAD_FILE = "the file is damaged, or newer than llama-cpp-python 0.3.36"
@@ -81,6 +83,7 @@ class _Worker:
     def __init__(self, child: Child, started_at: float) -> None:
         self.child = child
         self.started_at = started_at
+        self.heard_at = started_at
         self.ready: Ready | None = None
         self.certificate = b""
         self.configs: tuple[bytes, ...] = ()
@@ -218,7 +221,7 @@ class EngineProcess:
         """Check the file and know its digest; False when it can never be served."""
         try:
             if self._spec.backend == "llama":
-                await trio.to_thread.run_sync(check_file, self._spec.source, abandon_on_cancel=True)
+                await trio.to_thread.run_sync(check_file, self._spec.source, **ABANDON)
             if not self._spec.digest:  # asked at each start: the operator may have replaced the file
                 self._digest = await file_digest(self._spec.source)
         except (ModelFileError, ConfigError) as error:
@@ -269,6 +272,7 @@ class EngineProcess:
                 nursery.start_soon(child.write)
                 nursery.start_soon(child.read_stderr, self._report)
                 nursery.start_soon(self._kill_when_late, worker, nursery.cancel_scope)
+                nursery.start_soon(self._kill_when_stuck, worker, nursery.cancel_scope)
                 child.post(self._hello())
                 await child.read(lambda frames: self._handle(worker, frames))
                 nursery.cancel_scope.cancel()
@@ -297,10 +301,18 @@ class EngineProcess:
             self._end = f"not ready after {self._options.start_timeout_s:.0f} s"
             scope.cancel()
 
+    async def _kill_when_stuck(self, worker: _Worker, scope: trio.CancelScope) -> None:
+        """A working engine says at least how busy it is; one that computes for minutes without a word never ends."""
+        while worker.ready is None or self._clock.now() - worker.heard_at < STUCK_S:  # noqa: ASYNC110 - a watchdog
+            await trio.sleep(STUCK_S / 8)
+        self._end = f"no sign of life for {STUCK_S:.0f} s"
+        scope.cancel()
+
     def _bury(self, worker: _Worker) -> None:
         """End every request of a dead worker. Its queues' ends are how the consumers learn of it."""
         worker.is_dead = True
         self._state = "restarting"
+        self._detail = "the inference process stopped"
         worker.child.gone()
         for channel in worker.requests.values():
             channel.close()
@@ -312,6 +324,7 @@ class EngineProcess:
     # --- frames from the worker ---
 
     def _handle(self, worker: _Worker, frames: list[ToDaemon]) -> None:
+        worker.heard_at = self._clock.now()
         for frame in frames:
             match frame:
                 case Started() | Chunk() | Finished() | Refused() | Failed():

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any, Final
 
 import trio
 
 from mcd.errors import ModelFileError
 
 BLOCK_BYTES = 4 * 1024 * 1024
+
+ABANDON: Final[dict[str, Any]] = {"abandon_on_cancel": True}
+"""A stop must not wait for a large file; the thread ends by itself. (mypy cannot see the keyword behind *args.)"""
 
 _known: dict[tuple[str, int, int], bytes] = {}
 """Filled by file_digest alone, on the trio thread; one entry a model file ever served by this process."""
@@ -25,7 +29,7 @@ async def file_digest(path: str) -> bytes:
         stat = await trio.Path(path).stat()
         key = (path, stat.st_size, stat.st_mtime_ns)
         if key not in _known:
-            _known[key] = await trio.to_thread.run_sync(_digest, path, abandon_on_cancel=True)
+            _known[key] = await trio.to_thread.run_sync(_digest, path, **ABANDON)
     except OSError as error:
         raise ModelFileError(f"cannot read {Path(path).name}: {error.strerror}") from None
     return _known[key]

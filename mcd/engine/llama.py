@@ -39,7 +39,7 @@ class LlamaBackend:
         self._model = Model(lib, path, gpu=options.gpu)
         n_threads = measure.compute_threads(options.n_threads)
         self._context = Context(self._model, options, n_threads, measure.kv_budget_bytes())
-        self._template = _template(self._model)
+        self._template, note = _template(self._model)
         self._family = family_of(self._template.source if self._template else "")
         self._vocabulary = Vocabulary(self._model)
         self._scheduler = Scheduler(self._model, self._context, self._ended)
@@ -54,7 +54,7 @@ class LlamaBackend:
             prefill_tokens_per_s=prefill,
             output_tokens_per_s=output,
             device="GPU" if options.gpu else f"CPU {n_threads} thread{'s' * (n_threads > 1)} {platform.machine()}",
-            notes=() if self._template else ("the model has no chat template and cannot answer chats",),
+            notes=(note,) if note else (),
         )
 
     def facts(self) -> Facts:
@@ -128,7 +128,7 @@ class LlamaBackend:
             raise no_template()
         request = job.request
         with_tools = bool(request.tools) and request.tool_choice != "none"
-        if with_tools and not self._template.has_tools and request.tool_choice == "auto":
+        if with_tools and not self._template.has_tools:
             raise UnsupportedError("this model's chat template knows no tools", param="tools")
         text = self._template.render(request, with_tools=with_tools)
         data = text.encode("utf-8", "replace")
@@ -230,14 +230,15 @@ class _Active:
             sequence.close()
 
 
-def _template(model: Model) -> Template | None:
+def _template(model: Model) -> tuple[Template | None, str]:
+    """The model's template, or why there is none."""
     source = model.template()
     if not source:
-        return None
+        return None, "the model has no chat template and cannot answer chats"
     lib = model.lib
     bos = model.special_text(lib.llama_vocab_bos(model.vocab))
     eos = model.special_text(lib.llama_vocab_eos(model.vocab))
     try:
-        return Template(source, bos, eos)
-    except ValueError:
-        return None
+        return Template(source, bos, eos), ""
+    except ValueError as error:
+        return None, f"{error}; the model cannot answer chats"

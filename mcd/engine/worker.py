@@ -25,7 +25,7 @@ from mcd.errors import EnvelopeError, InvalidRequestError, RefusedError, Unsuppo
 from mcd.units import Seconds
 
 MAX_SLEEP_S = 5.0
-"""Longest select: keys rotate on time even when nobody asks."""
+"""Longest select and longest silence: keys rotate on time, and the daemon sees that we live."""
 MIN_SLEEP_S = 0.001
 """Shortest: many paced answers share a wake-up."""
 
@@ -42,6 +42,7 @@ class Worker:
         self._answers: dict[int, Answer] = {}
         self._due: list[tuple[Seconds, int]] = []
         self._load = (0, 0)
+        self._told_at: Seconds = 0.0
         self._turn = Turn(link.post)
 
     def run(self) -> None:
@@ -101,8 +102,8 @@ class Worker:
 
     def _tell(self) -> None:
         load_now = self._backend.load()
-        if load_now != self._load:
-            self._load = load_now
+        if load_now != self._load or self._turn.now - self._told_at >= MAX_SLEEP_S:
+            self._load, self._told_at = load_now, self._turn.now
             self._link.post(messages.Status(*load_now))
         if self._keys.rotate_if_due(_unix_ms()):
             self._link.post(messages.Rotated(self._keys.configs(), self._keys.key_id), 4096)
@@ -187,14 +188,14 @@ def main(fd: int) -> int:
         keys = SealKeys(hello.peer_public_key, hello.model_digest)
         link.post(messages.CertificateWanted(keys.engine_public_key))
         keys.install_certificate(_expect(link, Certificate).certificate)
+        keys.rotate(_unix_ms())
+        report = (*report, load.lock_keys())  # while the heap holds little but the keys
         try:
             backend = load.open_backend(hello)
         except StartError as error:
             link.post(messages.NotReady(error.failure))
             link.flush()
             return 1
-        keys.rotate(_unix_ms())
-        report = (*report, load.lock_keys())
         facts = backend.facts()
         link.post(
             messages.Ready(

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from mcd.engine import abi
 from mcd.engine.catalogue import EngineSpec
+from mcd.engine.gpu import gpu_problem
+from mcd.engine.messages import EngineOptions
 from mcd.errors import EngineDeadError, RefusedError
 from mcd.ports import EngineRequest
 from tests.fakes import gguf_make
@@ -116,3 +119,25 @@ async def test_two_daemons_can_serve_one_file(good: bytes, tmp_path: Path) -> No
         assert first.engine.keys().certificate != second.engine.keys().certificate
         for side in (first, second):
             assert len((await side.ask(chat("hi", max_tokens=3, temperature=0.0))).tokens) <= 3
+
+
+def test_gpu_is_asked_in_a_child_and_answered_with_a_remedy() -> None:
+    """True on a machine with a GPU build too: then there is no problem to describe."""
+    lib = abi.load_library()
+    problem = gpu_problem()
+    assert (problem is None) == bool(lib.llama_supports_gpu_offload())
+    if problem is not None:
+        assert "--cpu" in problem
+        assert "CMAKE_ARGS" in problem
+
+
+async def test_gpu_without_a_gpu_build_fails_with_words(good: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "good.gguf"
+    path.write_bytes(good)
+    spec = EngineSpec(alias="good", backend="llama", source=str(path))
+    async with running(spec, EngineOptions(n_threads=1, gpu=True)) as side:
+        status = side.engine.status()
+        if abi.load_library().llama_supports_gpu_offload():
+            assert status.device == "GPU"
+        else:
+            assert "without GPU support" in status.detail

@@ -208,4 +208,7 @@ async def test_unknown_model_and_absent_server(server: Upstream) -> None:
         assert "does not list this model" in side.engine.status().detail
     gone = EngineSpec(alias="m", backend="openai", source="http://127.0.0.1:9/v1#m", digest=bytes(32))
     async with running(gone, TWO, state="restarting") as side:
+        with trio.fail_after(20):
+            while side.engine.status().restarts == 0:  # noqa: ASYNC110 - a snapshot has no event
+                await trio.sleep(0.01)
         assert "does not answer" in side.engine.status().detail

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import trio
 
-from mcd.engine import supervise
+from mcd.engine import client, supervise
 from mcd.engine.catalogue import EngineSpec, resolve
 from mcd.engine.messages import EngineOptions
 from mcd.errors import EngineDeadError, EngineError, EnvelopeError, RefusedError
@@ -207,3 +207,14 @@ async def test_only_whitelisted_codes_pass_from_stderr() -> None:
     assert process.stdout is not None
     await process.stdout.aclose()
     assert reported == [("E_INTERNAL", "scheduler:12"), ("E_OUT_OF_MEMORY", "")]
+
+
+async def test_silent_worker_is_replaced(hello: EngineSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "STUCK_S", 0.4)
+    async with running(hello) as side:
+        assert side.engine.pid is not None
+        os.kill(side.engine.pid, signal.SIGSTOP)
+        await side.wait_until("restarting", "degraded", timeout_s=20)
+        with trio.fail_after(20):
+            while "no sign of life" not in side.engine.status().detail:  # noqa: ASYNC110 - a snapshot has no event
+                await trio.sleep(0.01)
