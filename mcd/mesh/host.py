@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import trio
 from libp2p.crypto.ed25519 import create_new_key_pair as ed25519_key_pair
@@ -35,8 +35,12 @@ from mcd.mesh.tcp import TcpTransport, place_of
 from mcd.ports import Clock, Link, StreamHandler
 from mcd.wire.messages import MAX_ADDRESSES
 
+T = TypeVar("T")
+
 CLOSE_S = 0.8
 """For saying goodbye to everybody at once; then the sockets just close."""
+OPEN_S = 5.0
+"""For a place in the acknowledgement backlog; a peer that leaves 256 streams unacknowledged is not serving."""
 ADDRESS_TTL_S = 3600
 """How long an address we were told is good for dialling."""
 INTERFACES_AGE_S = 10.0
@@ -191,16 +195,17 @@ class Host:
         for link in await self._dial(_libp2p_id(peer_id)):
             stream = None
             try:
-                stream = await link.muxed_conn.open_stream()
+                with trio.fail_after(OPEN_S):
+                    stream = await link.muxed_conn.open_stream()
                 await stream.write(opening)
-            except BaseLibp2pError:
+            except (BaseLibp2pError, trio.TooSlowError):
                 continue  # this link is ending; there may be another
             except trio.Cancelled:
                 if stream is not None:
                     stream.reset_now()
                 raise
             return MeshStream(stream, peer_id, agreeing=protocol.encode())
-        raise StreamBrokenError("the connection to the peer has just ended")
+        raise StreamBrokenError("the connection to the peer has just ended, or takes no more streams")
 
     def serve(self, protocol: str, handler: StreamHandler) -> None:
         """Run ``handler`` for each inbound stream of ``protocol``; when it returns, the stream ends."""
@@ -237,8 +242,7 @@ class Host:
         held = self._links.setdefault(peer_id, [])
         held.append((link, self._clock.now()))
         if len(held) == 1:
-            for told in self._told_up:
-                told(_link_of(peer_id, *held[0]))
+            self._tell(self._told_up, _link_of(peer_id, *held[0]))
 
     def _link_down(self, link: Any) -> None:
         self._ended[f"links_ended_{link.muxed_conn.end_reason.replace(' ', '_')}"] += 1
@@ -247,8 +251,14 @@ class Host:
         if held:
             self._links[peer_id] = held
         elif self._links.pop(peer_id, None):
-            for told in self._told_down:
-                told(peer_id)
+            self._tell(self._told_down, peer_id)
+
+    def _tell(self, listeners: Sequence[Callable[[T], None]], news: T) -> None:
+        for listener in listeners:
+            try:
+                listener(news)
+            except Exception as error:  # noqa: BLE001  # supervision: a listener's bug must not end the swarm it runs in
+                self._log.error("link_listener_failed", detail=type(error).__name__)
 
     def _reachable(self) -> list[str]:
         """Transport addresses of our listeners, wildcards expanded; loopback is nobody's but ours."""

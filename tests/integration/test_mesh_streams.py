@@ -9,10 +9,11 @@ import pytest
 import trio
 
 from mcd.errors import StreamBrokenError
+from mcd.mesh import host, yamux
 from mcd.mesh.host import Host
 from mcd.ports import Stream
 from tests.fakes.check_stream import FIRST, check_stream, exactly
-from tests.integration.mesh_hosts import ECHO, echo, running, two
+from tests.integration.mesh_hosts import ECHO, echo, running, two, until
 
 PAIR = "/mc/pair/1"
 
@@ -128,3 +129,28 @@ async def test_streams_of_one_peer_are_capped() -> None:
         await trio.sleep(0.2)
         again = await left.open_stream(right.peer_id, ECHO, b"y")
         assert await exactly(again, 1) == b"y"
+
+
+async def test_a_peer_that_acknowledges_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with two() as (left, right):
+        right.serve(ECHO, echo)
+        await trio.sleep(0.3)  # identify has its streams
+        monkeypatch.setattr(yamux, "MAX_BACKLOG", 0)
+        monkeypatch.setattr(host, "OPEN_S", 0.2)
+        with pytest.raises(StreamBrokenError, match="takes no more streams"):
+            await left.open_stream(right.peer_id, ECHO, b"x")
+
+
+async def test_a_listener_with_a_bug_ends_nothing() -> None:
+    def bug(_: object) -> None:
+        raise RuntimeError("a bug")
+
+    async with running("127.0.0.1") as right, running("127.0.0.2") as left:
+        right.serve(ECHO, echo)
+        right.on_link(bug, bug)
+        for _ in range(2):
+            await left.connect(right.peer_id, right.addresses())
+            stream = await left.open_stream(right.peer_id, ECHO, b"x")
+            assert await exactly(stream, 1) == b"x"
+            await left.disconnect(right.peer_id)
+            await until(lambda: not right.links())
