@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import trio
 from libp2p.io.exceptions import ConnectionClosedError
@@ -107,18 +107,15 @@ class RawPeer:
         self.answers_pings = True
 
     async def run(self) -> None:
-        """Collect what the Yamux sends; answer pings."""
+        """Collect what the Yamux sends; answer pings; return at the end of the connection."""
         parser = wire.FrameParser()
-        while True:
-            try:
-                data = await self.conn.read(None)
-            except ConnectionClosedError:
-                return
-            for frame in parser.feed(data):
-                if frame.kind != wire.PING:
-                    self.frames.append(frame)
-                elif frame.flags & wire.SYN and self.answers_pings and not self.conn.other.is_closed:
-                    await self.send(wire.PING, wire.ACK, 0, frame.value)
+        with suppress(ConnectionClosedError):
+            while True:
+                for frame in parser.feed(await self.conn.read(None)):
+                    if frame.kind != wire.PING:
+                        self.frames.append(frame)
+                    elif frame.flags & wire.SYN and self.answers_pings:
+                        await self.send(wire.PING, wire.ACK, 0, frame.value)
 
     async def send(self, kind: int, flags: int, stream_id: int, value: int = 0, body: bytes = b"") -> None:
         await self.conn.write(wire.encode(kind, flags, stream_id, value or len(body)) + body)
