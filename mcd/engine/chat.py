@@ -1,17 +1,19 @@
 """A conversation to a prompt, through the model's own Jinja template, sandboxed and limited.
 
 The template comes with the model file: code of a stranger that sees prompts. The sandbox keeps it from everything
-but its inputs; it is no boundary against using time or memory, so operators that build large values are refused
-and an alarm ends a loop. What gets through both costs this process, which is disposable.
+but its inputs; it is no boundary against using time or memory, so operators that build large values are refused,
+memory has a ceiling and an alarm ends a loop. What gets through all three costs this process, which is disposable.
 """
 
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import textwrap
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -28,7 +30,11 @@ MAX_TEMPLATE_CHARS = 256 * 1024
 MAX_PROMPT_CHARS = 16 * 1024 * 1024
 MAX_REPEATED = 1_000_000
 """Largest product of ``*`` on texts and lists; templates draw lines with it."""
+MAX_FACTOR = 1 << 64
+"""Largest factor: squaring a number again and again makes one that takes minutes to multiply."""
 MAX_INDENT = 64
+MEMORY_BYTES = 512 * 1024 * 1024
+"""What a rendering may add to the process: a conversation of the largest size takes a tenth."""
 
 PADDING_METHODS = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map"})
 """Methods of str that make a text as long as they are told."""
@@ -51,7 +57,7 @@ class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
         if operator == "*":
             sizes = [len(value) for value in (left, right) if isinstance(value, str | list | tuple)]
             times = [abs(value) for value in (left, right) if isinstance(value, int)]
-            if sizes and times and sizes[0] * times[0] > MAX_REPEATED:
+            if (sizes and times and sizes[0] * times[0] > MAX_REPEATED) or max(times, default=0) > MAX_FACTOR:
                 raise jinja2.exceptions.SecurityError("too large")
         elif operator == "%" and isinstance(left, str):
             raise jinja2.exceptions.SecurityError("formatting with % is not available")
@@ -141,14 +147,25 @@ def no_template() -> UnsupportedError:
 
 
 def _limited(render: Callable[[], str]) -> str:
-    """Run with an alarm; only the worker's main thread renders, so the signal reaches it."""
+    """Run under an alarm and a ceiling of memory; the worker is single-threaded, so both mean this rendering."""
     before = signal.signal(signal.SIGALRM, _on_alarm)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    ceiling = _address_space_bytes() + MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (min([ceiling, *(x for x in (soft, hard) if x >= 0)]), hard))
     signal.setitimer(signal.ITIMER_REAL, RENDER_TIMEOUT_S)
     try:
         return render()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         signal.signal(signal.SIGALRM, before)
+
+
+def _address_space_bytes() -> int:
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[0]) * resource.getpagesize()
+    except (OSError, ValueError):  # no such file on this platform: no ceiling either
+        return 1 << 62
 
 
 def _on_alarm(number: int, frame: FrameType | None) -> NoReturn:

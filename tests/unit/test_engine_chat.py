@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 
 import pytest
@@ -45,6 +46,10 @@ def test_tool_calls_arrive_as_objects() -> None:
         "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
         "{{ 'a' * 3000000000 }}",
         "{{ ['a'] * 3000000000 }}",
+        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "{% set n = namespace(x=['ab']) %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+        "{% set n = namespace(x=7) %}{% for i in range(60) %}{% set n.x = n.x * n.x %}{% endfor %}",
+        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x | replace('a', n.x) %}{% endfor %}",
         "{{ 9 ** 99999999 }}",
         "{{ '%1000000000d' % 1 }}",
         "{{ 'a'.center(3000000000) }}",
@@ -61,10 +66,12 @@ def test_tool_calls_arrive_as_objects() -> None:
 )
 def test_hostile_template_ends_in_a_refusal(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat, "RENDER_TIMEOUT_S", 0.3)
+    before = resource.getrlimit(resource.RLIMIT_AS)
     began = time.monotonic()
     with pytest.raises(InvalidRequestError, match="chat template") as caught:
         render(source)
     assert time.monotonic() - began < 10
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
     assert "hello" not in caught.value.message
 
 
