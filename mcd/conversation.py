@@ -7,8 +7,8 @@ import math
 
 import trio
 
-from mcd.errors import StreamBrokenError
-from mcd.exchange.events import NEED_DATA, Event
+from mcd.errors import RemoteProtocolError, StreamBrokenError
+from mcd.exchange.events import NEED_DATA, Event, PeerClosed
 from mcd.exchange.exchange import Exchange
 from mcd.exchange.states import Role
 from mcd.ports import Clock, Stream
@@ -75,6 +75,18 @@ class Conversation:
             if event is not NEED_DATA:
                 return event
             await self._wait()
+
+    async def next_events(self) -> list[Event]:
+        """Wait as `next_event` does and take everything that came with it; one wake-up may bring many events.
+
+        Raises:
+            RemoteProtocolError: The peer broke the protocol; what came before has been returned.
+        """
+        events = [await self.next_event()]
+        with contextlib.suppress(RemoteProtocolError):  # the exchange raises it again at the next call
+            while (event := self.exchange.next_event()) is not NEED_DATA and not isinstance(event, PeerClosed):
+                events.append(event)
+        return events
 
     async def finish(self) -> None:
         """Close our half after everything was said; the other side then lets go too."""

@@ -50,9 +50,16 @@ class _Progress:
         """Set by the first token: only this very file can go on."""
         self.has_begun = False
         self.had_second_chance = False
+        self._want = want_of(request)
+
+    @property
+    def n_prompt_tokens(self) -> int:
+        return self._want.n_prompt_tokens
 
     def want(self) -> Want:
-        return msgspec.structs.replace(want_of(self.request, frozenset(self.tried)), digest=self.digest)
+        if not self.tried and self.digest is None:
+            return self._want
+        return msgspec.structs.replace(self._want, exclude=frozenset(self.tried), digest=self.digest)
 
     def note(self, event: AnswerEvent, candidate: Candidate) -> None:
         if isinstance(event, Delta):
@@ -95,18 +102,28 @@ class Failover:
         for _ in range(MAX_ATTEMPTS):
             candidate = await self._choose(progress, failure)
             progress.tried.add(candidate.peer_id)
+            asked = Asked(progress.request, tuple(progress.tokens), self._cache_salt)
+            trial = Trial(self._router, candidate, progress.n_prompt_tokens)
             try:
-                async with aclosing(self._attempt(candidate, progress)) as events:
-                    async for event in events:
-                        progress.note(event, candidate)
-                        yield event
+                async with aclosing(self._session.attempt(candidate, asked)) as batches:
+                    async for batch in batches:
+                        events = [self._learn(trial, event, len(asked.resume)) for event in batch]
+                        trial.handed_on()
+                        for event in events:
+                            progress.note(event, candidate)
+                            yield event
+                        trial.listening()
+                trial.succeeded()
                 return  # noqa: TRY300  # the answer is whole; an else would hide the loop
             except McdError as problem:
+                trial.failed(problem)
                 failure = problem
                 if not problem.may_try_another or not progress.may_continue:
                     raise
                 self.answered.n_failovers += 1
                 self._log.info("failover", peer_id=candidate.peer_id, code=problem.code, outcome="next candidate")
+            finally:
+                trial.close()
         assert failure is not None
         raise failure
 
@@ -137,24 +154,6 @@ class Failover:
         except McdError:
             raise failure from None
 
-    async def _attempt(self, candidate: Candidate, progress: _Progress) -> AsyncGenerator[AnswerEvent, None]:
-        """One provider's part of the answer, measured."""
-        asked = Asked(progress.request, tuple(progress.tokens), self._cache_salt)
-        trial = Trial(self._router, candidate, want_of(progress.request).n_prompt_tokens)
-        try:
-            async with aclosing(self._session.attempt(candidate, asked)) as events:
-                async for event in events:
-                    learned = self._learn(trial, event, len(asked.resume))
-                    trial.handed_on()
-                    yield learned
-                    trial.listening()
-            trial.succeeded()
-        except McdError as problem:
-            trial.failed(problem)
-            raise
-        finally:
-            trial.close()
-
     def _learn(self, trial: Trial, event: AnswerEvent, n_resumed: int) -> AnswerEvent:
         match event:
             case Waiting():
@@ -164,8 +163,12 @@ class Failover:
             case Delta():
                 trial.tokens_came(len(event.tokens))
             case Final():
-                total = msgspec.structs.replace(event.usage, n_output_tokens=event.usage.n_output_tokens + n_resumed)
-                self.answered.n_prompt_tokens += total.n_prompt_tokens
-                self.answered.n_output_tokens += total.n_output_tokens
-                return msgspec.structs.replace(event, usage=total)
+                self.answered.n_prompt_tokens += event.usage.n_prompt_tokens
+                self.answered.n_output_tokens += event.usage.n_output_tokens + n_resumed
+                return _with_resumed(event, n_resumed) if n_resumed else event
         return event
+
+
+def _with_resumed(final: Final, n_resumed: int) -> Final:
+    usage = msgspec.structs.replace(final.usage, n_output_tokens=final.usage.n_output_tokens + n_resumed)
+    return msgspec.structs.replace(final, usage=usage)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 
 from mcd.api.request import ChatRequest
@@ -22,6 +23,8 @@ CHARS_PER_TOKEN = 4
 EXPECTED_OUTPUT_TOKENS = 256
 """When the request sets no limit: the median of public traces is 211."""
 MAX_TTFT_SAMPLES = 512
+LINKS_AGE_S = 0.25
+"""How long a list of links is believed: pings are seconds apart, and listing 64 links for each request adds up."""
 STALL_S = 15.0
 """Without one token for so long, beyond what was predicted, a user who gives up has a reason: the provider failed."""
 PREDICTION_SLACK = 4.0
@@ -127,6 +130,8 @@ class Router:
         self._directory = directory
         self._mesh = mesh
         self._random = random
+        self._links: Mapping[PeerId, Seconds | None] = {}
+        self._links_at: Seconds = -math.inf
 
     def next(self, want: Want) -> Candidate:
         """The best provider not tried yet.
@@ -139,7 +144,10 @@ class Router:
 
     def known(self) -> Known:
         """What we have measured ourselves."""
-        return Known(self.estimates, self.health, {link.peer_id: link.rtt_s for link in self._mesh.links()})
+        now = self.clock.now()
+        if now - self._links_at >= LINKS_AGE_S:
+            self._links, self._links_at = {link.peer_id: link.rtt_s for link in self._mesh.links()}, now
+        return Known(self.estimates, self.health, self._links)
 
     def first_token(self, candidate: Candidate, n_prompt_tokens: int, ttft_s: Seconds, queue_s: Seconds) -> None:
         """Learn from a time to first token."""
@@ -153,7 +161,7 @@ class Router:
         return [_term(rank, candidate) for rank, candidate in enumerate(ranked, start=1)]
 
 
-def want_of(request: ChatRequest, exclude: frozenset[PeerId] = frozenset()) -> Want:
+def want_of(request: ChatRequest) -> Want:
     """What a request needs; sizes are estimates from its characters."""
     n_chars = sum(len(message.content or "") for message in request.messages)
     needs: set[str] = set()
@@ -166,7 +174,6 @@ def want_of(request: ChatRequest, exclude: frozenset[PeerId] = frozenset()) -> W
         n_prompt_tokens=1 + n_chars // CHARS_PER_TOKEN,
         n_output_tokens=(request.max_tokens or EXPECTED_OUTPUT_TOKENS) * request.n,
         capabilities=frozenset(needs),
-        exclude=exclude,
     )
 
 

@@ -20,6 +20,7 @@ from mcd.entry.keyring import Keyring
 from mcd.errors import (
     ContextLengthError,
     InvalidRequestError,
+    McdError,
     PeerError,
     PeerTimeoutError,
     RefusedError,
@@ -86,8 +87,10 @@ class Session:
         self._keyring = keyring
         self._clock = clock
 
-    async def attempt(self, candidate: Candidate, asked: Asked) -> AsyncGenerator[AnswerEvent, None]:
-        """Stream one provider's answer. Close the generator to cancel: the provider stops within a decode step.
+    async def attempt(self, candidate: Candidate, asked: Asked) -> AsyncGenerator[list[AnswerEvent], None]:
+        """Stream one provider's answer, in batches of what arrived together.
+
+        Close the generator to cancel: the provider stops within a decode step.
 
         Raises:
             UserError: The engine found the request itself at fault.
@@ -112,8 +115,15 @@ class Session:
         answer = _Answer(candidate, opener, config.engine_key)
         try:
             while not answer.is_complete:
-                for event in answer.take(await talk.next_event()):
-                    yield event
+                batch: list[AnswerEvent] = []
+                try:
+                    for event in await talk.next_events():
+                        batch += answer.take(event)
+                except McdError:
+                    if batch:
+                        yield batch  # what came before the failure counts: the next provider goes on behind it
+                    raise
+                yield batch
         except RefusedError as refused:
             if refused.reason == RefuseReason.KEY_UNKNOWN:
                 self._keyring.forget(candidate)
