@@ -62,6 +62,8 @@ class Conversation:
             StreamBrokenError: The stream is gone.
         """
         async with self._sending:
+            # What was read while we took the lock may have ended the exchange, and cancelled us for it.
+            await trio.lowlevel.checkpoint_if_cancelled()
             await self._open_stream().send(self.take(message))
 
     async def next_event(self) -> Event:
