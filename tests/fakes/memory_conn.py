@@ -9,9 +9,11 @@ from contextlib import asynccontextmanager, suppress
 
 import trio
 from libp2p.io.exceptions import ConnectionClosedError
+from trio.testing import wait_all_tasks_blocked
 
 from mcd.mesh import yamux_frame as wire
 from mcd.mesh.yamux import Yamux
+from mcd.mesh.yamux_stream import YamuxStream
 
 
 class MemoryConn:
@@ -153,3 +155,15 @@ async def two_yamux(*, latency_s: float = 0.0, seed: int | None = None) -> Async
         await right.event_started.wait()
         yield left, right
         nursery.cancel_scope.cancel()
+
+
+async def settle() -> None:
+    """Let everything happen that needs no time to pass."""
+    await wait_all_tasks_blocked(0.001)
+
+
+async def read_exactly(stream: YamuxStream, n_bytes: int) -> bytes:
+    got = bytearray()
+    while len(got) < n_bytes:
+        got += await stream.read(65_536)
+    return bytes(got)
