@@ -1,0 +1,52 @@
+"""What a checked GGUF header says of a model: architecture, context, quantisation, what its context costs."""
+
+from __future__ import annotations
+
+import msgspec
+
+from mcd.engine.ggufcheck import Header
+from mcd.engine.known_models import KILO_TOKENS, kv_bytes
+
+_FILE_TYPES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
+    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
+    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
+    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4",
+}  # fmt: skip
+"""llama.cpp's llama_ftype, the meaning of general.file_type."""
+MAX_ARCHITECTURE_CHARS = 32
+
+
+class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """None where the header does not say."""
+
+    architecture: str
+    n_ctx: int | None
+    quantisation: str | None
+    kv_bytes_per_1k: int | None
+    """Upper bound: as if every layer kept every token, which windowed and recurrent layers do not."""
+    has_chat_template: bool
+
+
+def facts_of(header: Header) -> GgufFacts:
+    """Read them out of a header that passed the check."""
+    architecture = header.text("general.architecture")
+    n_ctx = header.number(f"{architecture}.context_length")
+    file_type = header.number("general.file_type")
+    return GgufFacts(
+        architecture=architecture[:MAX_ARCHITECTURE_CHARS],
+        n_ctx=None if n_ctx is None else int(n_ctx),
+        quantisation=None if file_type is None else _FILE_TYPES.get(int(file_type)),
+        kv_bytes_per_1k=_kv_bytes_per_1k(header, architecture),
+        has_chat_template=bool(header.text("tokenizer.chat_template")),
+    )
+
+
+def _kv_bytes_per_1k(header: Header, architecture: str) -> int | None:
+    def count(key: str) -> int:
+        return int(header.number(f"{architecture}.{key}") or 0)
+
+    n_layers, n_heads = count("block_count"), count("attention.head_count")
+    n_kv_heads = count("attention.head_count_kv") or n_heads
+    head_dim = count("attention.key_length") or (count("embedding_length") // n_heads if n_heads else 0)
+    return kv_bytes(n_layers, n_kv_heads, head_dim, KILO_TOKENS) or None

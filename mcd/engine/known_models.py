@@ -1,0 +1,101 @@
+"""The open models `mcd pull` knows by name: where their file is, what it weighs, what their context costs.
+
+The entries stand in known_models.toml; its head says where its facts come from. Memory follows from the shape alone:
+each layer with full attention keeps one key and one value row for every token of context, a layer with a sliding
+window keeps no more than its window, a recurrent layer or an encoder keeps none. llama.cpp stores rows as f16.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+ENTRIES_FILE = "known_models.toml"
+F16_BYTES = 2
+KEY_AND_VALUE = 2
+KILO_TOKENS = 1024
+MAX_SUGGESTIONS = 3
+SUGGESTION_CUTOFF = 0.6
+"""difflib's own default: below it, names have little in common."""
+
+Count = Annotated[int, Meta(ge=0)]
+_NOT_WORD = re.compile(r"[^a-z0-9]+")
+
+
+class KnownModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One entry."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,95}$")]
+    """What people type; an alias that is also a file name."""
+    repo: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")]
+    """Repository on the hub."""
+    file: Annotated[str, Meta(pattern=r"^[\w./-]+\.gguf$")]
+    quantisation: str
+    licence: str
+    """SPDX identifier, or the hub's own name of a licence that has none."""
+    n_params: Annotated[int, Meta(gt=0)]
+    size_bytes: Annotated[int, Meta(gt=0)]
+    """Of the file, rounded to 10 MB; also the memory its weights take."""
+    n_ctx: Annotated[int, Meta(gt=0)]
+    """Context it was trained for, tokens."""
+    does: tuple[Literal["chat", "tools", "reasoning", "code", "embeddings", "rerank"], ...]
+    n_kv_layers: Count
+    """Layers whose cache grows with the context; 0 for encoders."""
+    n_kv_heads: Count
+    head_dim: Count
+    n_window_layers: Count = 0
+    """Layers whose cache ends at ``window_tokens``."""
+    window_tokens: Count = 0
+    kv_bytes_per_1k: Count
+    """Memory for each 1024 tokens of context; always what `kv_bytes` gives."""
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """The file as others saw it; None where no one wrote it down. The hub's own value is what a pull checks."""
+
+    @property
+    def source(self) -> str:
+        """REPO:FILE, as `mcd pull` takes it."""
+        return f"{self.repo}:{self.file}"
+
+    def memory_bytes(self, n_ctx: int) -> int:
+        """Weights and cache for one context of this length; the compute buffers come on top (a few 100 MB)."""
+        window = kv_bytes(self.n_window_layers, self.n_kv_heads, self.head_dim, min(n_ctx, self.window_tokens))
+        return self.size_bytes + window + kv_bytes(self.n_kv_layers, self.n_kv_heads, self.head_dim, n_ctx)
+
+
+def kv_bytes(n_layers: int, n_kv_heads: int, head_dim: int, n_tokens: int) -> int:
+    """Cache of keys and values in f16."""
+    return KEY_AND_VALUE * F16_BYTES * n_layers * n_kv_heads * head_dim * n_tokens
+
+
+@functools.cache
+def known_models() -> dict[str, KnownModel]:
+    """Every entry by name, in the order of the file."""
+    table = tomllib.loads((Path(__file__).parent / ENTRIES_FILE).read_text())
+    entries = msgspec.convert(table["model"], tuple[KnownModel, ...])
+    return {entry.name: entry for entry in entries}
+
+
+def by_source(repo: str, file: str) -> KnownModel | None:
+    """The entry of a file on the hub."""
+    return next((entry for entry in known_models().values() if (entry.repo, entry.file) == (repo, file)), None)
+
+
+def near(name: str, among: Iterable[str]) -> list[str]:
+    """Names that were perhaps meant: those that contain what was typed, else those spelled alike."""
+    plain = {_plain(candidate): candidate for candidate in among}
+    typed = _plain(name)
+    inside = [candidate for key, candidate in plain.items() if typed and typed in key]
+    alike = difflib.get_close_matches(typed, plain, n=MAX_SUGGESTIONS, cutoff=SUGGESTION_CUTOFF)
+    return (inside or [plain[key] for key in alike])[:MAX_SUGGESTIONS]
+
+
+def _plain(name: str) -> str:
+    return _NOT_WORD.sub("", name.lower())
