@@ -209,6 +209,12 @@ class EngineDeadError(EngineError):
     code = "engine_dead"
 
 
+class DownloadError(LocalError):
+    """A file could not be fetched or is not what the hub announced; the message says what to do."""
+
+    code = "download_failed"
+
+
 class ModelFileError(EngineError):
     """A GGUF file cannot be served; the message says what is wrong with it."""
 
