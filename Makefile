@@ -43,6 +43,7 @@ check: setup-dev  ## style, types, import contracts, specs covered by tests, gen
 	$(BIN)/python scripts/make_exchange_vectors.py --check
 	$(BIN)/python scripts/draw_states.py --check
 	$(BIN)/python scripts/cli_help.py --check
+	$(BIN)/python scripts/model_table.py --check
 	$(BIN)/python scripts/spec_coverage.py
 
 format: setup-dev  ## rewrite the code in the house style

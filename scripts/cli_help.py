@@ -22,9 +22,9 @@ _INTRO = """# Command line
 
 <!-- Written by scripts/cli_help.py from the program's own help; edit there. -->
 
-Every command but `run` only reads: it asks the running daemon over `control.sock` in the peer's folder, loads nothing
-heavy and answers at once. Data go to stdout, messages to stderr; colours appear only on a terminal and never when
-`NO_COLOR` is set.
+`run` starts a peer; `pull` and `rm` change the models folder, which `show` and `models --local` read. Every other
+command asks the running daemon over `control.sock` in the peer's folder. All but `run` load nothing heavy and answer at
+once. Data go to stdout, messages to stderr; colours appear only on a terminal and never when `NO_COLOR` is set.
 
 | exit code | meaning |
 |---|---|

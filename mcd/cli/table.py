@@ -94,6 +94,18 @@ def context(n_tokens: int) -> str:
     return f"{n_tokens // 1024}k" if n_tokens >= 1024 and n_tokens % 1024 == 0 else str(n_tokens)
 
 
+def size(n_bytes: float) -> str:
+    """Bytes as disks and hubs count them: 4.92 GB, 151 MB."""
+    for unit, bytes_each in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if n_bytes >= bytes_each:
+            return (
+                f"{n_bytes / bytes_each:.3g} {unit}"
+                if n_bytes < 999.5 * bytes_each
+                else f"{n_bytes / bytes_each:.0f} {unit}"
+            )
+    return f"{n_bytes:.0f} B"
+
+
 def count(n: int, noun: str) -> str:
     """A number and its noun."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
