@@ -70,8 +70,9 @@ def execute(args: argparse.Namespace) -> int:
     if wanted.known is not None and wanted.known.sha256 not in {None, offered.sha256}:
         print(f"note: {wanted.file} was replaced on the hub since mcd's list was written", file=sys.stderr)
     _check_room(models.folder(args.home), offered)
+    licence = wanted.known.licence if wanted.known else hub.licence_of(wanted.repo)
     path = _fetch(args.home, wanted, offered)
-    entry = _examine(wanted, offered, path)
+    entry = _examine(wanted, offered, licence, path)
     models.add(args.home, entry, path)
     hub.discard(path)
     print(f"{entry.name} is here: {models.path_of(args.home, entry)}")
@@ -157,7 +158,7 @@ def _fetch(home: Path, wanted: Wanted, offered: HubFile) -> Path:
         progress.end()
 
 
-def _examine(wanted: Wanted, offered: HubFile, path: Path) -> LocalModel:
+def _examine(wanted: Wanted, offered: HubFile, licence: str | None, path: Path) -> LocalModel:
     """Check the header with our own reader before any other code opens the file."""
     try:
         facts = facts_of(check_file(str(path)))
@@ -171,7 +172,7 @@ def _examine(wanted: Wanted, offered: HubFile, path: Path) -> LocalModel:
         digest=offered.sha256,
         source=f"{wanted.repo}:{wanted.file}",
         revision=offered.revision,
-        licence=wanted.known.licence if wanted.known else hub.licence_of(wanted.repo),
+        licence=licence,
         quantisation=facts.quantisation or (wanted.known.quantisation if wanted.known else None),
         n_ctx=facts.n_ctx,
         pulled_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),

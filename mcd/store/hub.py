@@ -31,7 +31,10 @@ MAX_PLAIN_BYTES = 50 * 10**9
 """The hub's own limit for a file over plain HTTP."""
 BLOCK_BYTES = 4 * 1024 * 1024
 LOCK_FILE = "lock"
+MAX_FILE_BYTES = 2 * 10**12
+"""No single GGUF file is near it; a larger number is a mistake."""
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 _PLAIN = re.compile(r"[^A-Za-z0-9._/ -]")
 
 
@@ -72,10 +75,12 @@ def look_up(repo: str, file: str) -> HubFile:
             found = get_hf_file_metadata(hf_hub_url(repo, file), library_name="mcd", library_version=__version__)
         except RemoteEntryNotFoundError:
             raise ModelNotFoundError(f"{repo} has no file {file}; {_offer(repo)}") from None
-    if found.commit_hash is None or found.size is None or not _SHA256.match(found.etag or ""):
+    if not _SHA256.match(found.etag or ""):
         raise DownloadError(f"the hub gives no checksum for {repo}:{file}, so it cannot be checked; choose another")
+    if not _COMMIT.match(found.commit_hash or "") or not 0 < (found.size or 0) <= MAX_FILE_BYTES:
+        raise DownloadError(f"what answers at HF_ENDPOINT is not a hub: no commit or no size for {repo}:{file}")
     return HubFile(
-        repo=repo, file=file, revision=found.commit_hash, size_bytes=found.size, sha256=str(found.etag)
+        repo=repo, file=file, revision=str(found.commit_hash), size_bytes=found.size or 0, sha256=str(found.etag)
     )  # fmt: skip
 
 
@@ -147,7 +152,7 @@ def _receive(wanted: HubFile, path: Path, progress: Progress) -> None:
             resume_size=file.seek(0, os.SEEK_END),
             headers=build_hf_headers(library_name="mcd", library_version=__version__),
             expected_size=wanted.size_bytes,
-            tqdm_class=_bar(progress),
+            tqdm_class=_bar(progress, wanted),
         )
 
 
@@ -164,11 +169,12 @@ def _check(wanted: HubFile, path: Path) -> None:
         )
 
 
-def _bar(progress: Progress) -> Any:
-    """A class that the library takes for tqdm; it hands every number on."""
+def _bar(progress: Progress, wanted: HubFile) -> Any:
+    """A class that the library takes for tqdm. It hands every number on and stops a flood before it is written."""
 
     class Bar:
         def __init__(self, *, initial: int = 0, **_: object) -> None:
+            self._came_bytes = initial
             progress.start(initial)
 
         def __enter__(self) -> Self:
@@ -178,6 +184,11 @@ def _bar(progress: Progress) -> Any:
             pass
 
         def update(self, n_bytes: int) -> None:
+            self._came_bytes += n_bytes
+            if self._came_bytes > wanted.size_bytes:
+                raise DownloadError(
+                    f"the hub sends more of {wanted.file} than the {wanted.size_bytes} bytes it announced"
+                )
             progress.advance(n_bytes)
 
     return Bar

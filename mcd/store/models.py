@@ -92,7 +92,9 @@ def add(home: Path, model: LocalModel, fresh: Path) -> None:
         ConfigError: The folder cannot be written.
     """
     with _locked(home) as index:
+        _sync(fresh)  # the index must not outlive the bytes it vouches for when the power fails
         fresh.rename(path_of(home, model))
+        _sync(folder(home))
         index.models[model.name] = model
         _write_index(home, index)
 
@@ -121,6 +123,14 @@ def _locked(home: Path) -> Iterator[_Index]:
             os.close(fd)
     except OSError as problem:
         raise ConfigError(f"cannot write {folder(home)}: {problem.strerror}") from problem
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _read_index(home: Path) -> _Index:

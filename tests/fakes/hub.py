@@ -41,6 +41,9 @@ class Hub:
     stalled: threading.Event = field(default_factory=threading.Event)
     ignores_ranges: bool = False
     has_checksums: bool = True
+    commit: str = COMMIT
+    hides_bytes: int = 0
+    """How much less than the truth it announces."""
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
     """Method, path, Range."""
     cdn_saw_token: bool = False
@@ -119,12 +122,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "EntryNotFound")
             return
         self.send_response(302)
-        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Repo-Commit", self.server.hub.commit)
         if self.server.hub.has_checksums:
             self.send_header("X-Linked-Etag", f'"{served.announced()}"')
         else:
             self.send_header("ETag", '"0123456789abcdef0123456789abcdef01234567"')
-        self.send_header("X-Linked-Size", str(len(served.data)))
+        self.send_header("X-Linked-Size", str(len(served.data) - self.server.hub.hides_bytes))
         self.send_header("Location", f"http://localhost:{self.server.server_port}/cdn/{repo}/{file}")
         self.send_header("Content-Length", "0")
         self.end_headers()

@@ -217,6 +217,26 @@ def test_damaged_bytes_are_removed(home: Path, server: HubServer, tiny: bytes) -
     assert left(home) == []
 
 
+def test_a_flood_is_stopped_before_it_is_written(home: Path, server: HubServer, large: bytes) -> None:
+    server.hub.add(REPO, FILE, large)
+    server.hub.hides_bytes = 9_000_000
+    done = mcd(home, "pull", NAME, url=server.url)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"sends more of {FILE} than the {len(large) - 9_000_000} bytes it announced" in done.stderr
+    assert sum(path.stat().st_size for path in (home / "models").rglob("*.gguf")) <= len(large) - 9_000_000
+
+
+def test_what_is_no_hub(home: Path, server: HubServer, tiny: bytes) -> None:
+    server.hub.add(REPO, FILE, tiny)
+    server.hub.commit = "../../main"
+    done = mcd(home, "pull", NAME, url=server.url)
+    assert (done.returncode, "is not a hub" in done.stderr) == (1, True)
+    server.hub.commit, server.hub.hides_bytes = COMMIT, len(tiny)
+    done = mcd(home, "pull", NAME, url=server.url)
+    assert (done.returncode, "is not a hub" in done.stderr) == (1, True)
+    assert left(home) == []
+
+
 def test_what_is_no_model_is_removed(home: Path, server: HubServer, tiny: bytes) -> None:
     server.hub.add(OTHER, "page.gguf", b"<html>not a model</html>" * 100)
     done = mcd(home, "pull", f"{OTHER}:page.gguf", url=server.url)
