@@ -87,7 +87,7 @@ class LlamaBackend:
         self._active[job.id] = active
         self._waiting_bytes += job.size_bytes
         job.sink.started(len(prompt))
-        if limit <= len(job.resume):  # an earlier provider had said everything when it went
+        if active.sequences[0].finish_reason or limit <= len(job.resume):
             self._end_at_once(active)
             return
         for sequence in active.sequences:
@@ -183,7 +183,10 @@ class LlamaBackend:
 
     def _end_at_once(self, active: _Active) -> None:
         for sequence in active.sequences:
-            sequence.finish_reason = "length"
+            sequence.finish_reason = sequence.finish_reason or "length"
+            rest = sequence.rest()
+            if rest is not None:
+                active.job.sink.piece(rest)
             sequence.close()
             self._ended(sequence)
 

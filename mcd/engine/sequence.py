@@ -84,12 +84,22 @@ class Sequence:
     def replay(self) -> None:
         """Bring sampler and text to where an earlier provider stopped; what that showed is not shown again.
 
+        Sets ``finish_reason`` when nothing is left to say.
+
         Raises:
             InvalidRequestError: The tokens are not of this request.
         """
         self.sampler.replay(self.replayed)
+        n_calls = 0
         for token in self.replayed:
-            self._show(token)
+            shown = self._show(token)
+            n_calls += len(shown[2]) if shown is not None else 0
+        if self._text.is_stopped:  # it had said everything, but its end was lost with the provider
+            self._finish("stop")
+        elif n_calls and self.stops_after_call:
+            self._finish("tool_calls")
+        elif self.limit <= 0:
+            self._finish("length")
 
     def take(self, token: int, context: Any, row: int, model: Model) -> Piece | None:
         """Add a sampled token; return what it adds to the answer, None for an end token."""

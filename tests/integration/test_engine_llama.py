@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from mcd.api.request import ChatMessage, ChatRequest
-from mcd.engine.catalogue import EngineSpec
+from mcd.engine.catalogue import EngineSpec, resolve
 from mcd.engine.messages import CREDIT_CHUNKS, EngineOptions
 from mcd.errors import EngineDeadError
 from mcd.ports import EngineChunk
@@ -20,6 +20,10 @@ from tests.fakes.engine_entry import Answer, EntrySide, chat, running
 
 FOUR = EngineOptions(n_threads=1, n_slots=4)
 ONE = EngineOptions(n_threads=1, n_slots=1)
+QUESTIONS = (
+    "what is mcd?", "how do I start a node?", "who can read my prompt?", "hello", "how much does it cost?",
+    "what is a provider?", "how do I use the API?", "what is a relay?", "thanks", "what is gossip?",
+)  # fmt: skip
 WORDS = ["mesh", "peer", "seal", "token", "router", "stream", "model", "engine", "price", "voucher", "relay", "gossip"]
 
 
@@ -27,6 +31,12 @@ WORDS = ["mesh", "peer", "seal", "token", "router", "stream", "model", "engine",
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> EngineSpec:
     path = gguf_make.make(tmp_path_factory.mktemp("models") / "tiny.gguf", text_only=True)
     return EngineSpec(alias="tiny", backend="llama", source=str(path))
+
+
+@pytest.fixture(scope="module")
+def nano() -> EngineSpec:
+    """The trained model, for what must be equal token for token: its choices are no near ties."""
+    return resolve((), Path("/nowhere"), "llama")[0]
 
 
 def prompts(n: int, seed: int = 1) -> list[str]:
@@ -62,15 +72,15 @@ async def fill_every_cell(side: EntrySide) -> None:
         assert answer.n_prompt_tokens + len(answer.tokens) == status.n_ctx
 
 
-async def test_batched_answers_equal_single_ones(tiny: EngineSpec) -> None:
-    requests = [chat(text, temperature=0.0, max_tokens=40) for text in prompts(12)]
-    async with running(tiny, ONE) as side:
+async def test_batched_answers_equal_single_ones(nano: EngineSpec) -> None:
+    requests = [chat(text, temperature=0.0, max_tokens=40) for text in QUESTIONS]
+    async with running(nano, ONE) as side:
         single = [await side.ask(request) for request in requests]
-    async with running(tiny, FOUR) as side:
+    async with running(nano, FOUR) as side:
         batched = await ask_all(side, requests)
     assert [a.tokens for a in batched] == [a.tokens for a in single]
     assert [a.text for a in batched] == [a.text for a in single]
-    assert all(len(a.text) > 20 for a in single)
+    assert len({a.text for a in single}) > 5
 
 
 async def test_counts_in_clear_sealed_and_signed_agree(tiny: EngineSpec) -> None:
@@ -274,11 +284,12 @@ async def test_nothing_leaks_over_many_requests_and_cancels(tiny: EngineSpec) ->
     ],
     ids=["greedy", "penalties", "stop"],
 )
-async def test_resume_equals_the_unbroken_stream(tiny: EngineSpec, members: dict[str, object]) -> None:
-    request = chat("resume me", max_tokens=48, **members)
-    cuts = random.Random(3).sample(range(1, 47), 8)
-    async with running(tiny, FOUR) as side:
+async def test_resume_equals_the_unbroken_stream(nano: EngineSpec, members: dict[str, object]) -> None:
+    request = chat("what is mcd?", max_tokens=48, **members)
+    cuts = random.Random(3).sample(range(1, 30), 8)
+    async with running(nano, FOUR) as side:
         whole = await side.ask(request)
+        assert len(whole.tokens) > 30
         for cut in cuts:
             rest = await side.ask(request, resume=whole.tokens[:cut])
             assert rest.tokens == whole.tokens[cut:]
