@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 import trio
@@ -291,6 +292,7 @@ def _link_of(peer_id: PeerId, link: Any, since_s: float) -> Link:
     )
 
 
+@lru_cache(maxsize=1024)  # decoding base 58 takes as long as sealing a frame; a request needs its provider's
 def _libp2p_id(peer_id: PeerId) -> ID:
     try:
         return ID.from_base58(peer_id)

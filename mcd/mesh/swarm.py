@@ -21,6 +21,7 @@ from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.transport.upgrader import TransportUpgrader
 
 from mcd.mesh.limits import Limits, ReceiveBudget
+from mcd.mesh.noise_pipe import NoisePipe
 from mcd.mesh.tcp import TcpTransport, place_of
 from mcd.mesh.yamux import Yamux
 
@@ -47,7 +48,7 @@ class YamuxOnly(MuxerMultistream):  # type: ignore[misc]  # libp2p ships no type
         protocol = (await self._selector.select(conn, conn.is_initiator, self.negotiate_timeout))[0]
         if protocol != YAMUX_PROTOCOL:
             raise MultiselectError("no common muxer")
-        return self._annotate_connection(Yamux(conn, peer_id, budget=self._budget), conn, protocol)
+        return self._annotate_connection(Yamux(NoisePipe(conn), peer_id, budget=self._budget), conn, protocol)
 
 
 class _Idle:
