@@ -67,7 +67,10 @@ class Sink(Protocol):
 
 
 class Job:
-    """One request as a backend sees it: parsed, checked, with the place for its answer. Repr shows no text."""
+    """One request as a backend sees it: parsed, checked, with the place for its answer. Repr shows no text.
+
+    ``max_output_tokens`` bounds the whole answer: all choices, and what earlier providers delivered; 0 is no bound.
+    """
 
     __slots__ = ("cache_salt", "id", "max_output_tokens", "request", "resume", "sink", "size_bytes")
 

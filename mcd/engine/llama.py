@@ -153,7 +153,7 @@ class LlamaBackend:
             )
         limit = wanted if wanted is not None else room
         if job.max_output_tokens:
-            limit = min(limit, len(job.resume) + job.max_output_tokens // job.request.n)
+            limit = min(limit, job.max_output_tokens // job.request.n)  # what earlier providers delivered counts too
         return limit
 
     def _sequence(self, job: Job, choice: int, prompt: list[int], limit: int, *, is_thinking: bool) -> Sequence:

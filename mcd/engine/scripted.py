@@ -148,7 +148,7 @@ class _Performance:
         self._n_tokens = len(self._tokens) + len(self._calls)
         limits = [limit for limit in (job.request.max_tokens,) if limit is not None]
         if job.max_output_tokens:
-            limits.append(job.max_output_tokens + len(job.resume))
+            limits.append(job.max_output_tokens)
         self._limit = min([self._n_tokens, *limits])
         self._at = 0
         self._begun_at = 0.0

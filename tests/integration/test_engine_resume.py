@@ -73,9 +73,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaBackend]:
     backend.close()
 
 
-def answer(engine: LlamaBackend, request: ChatRequest, resume: tuple[int, ...] = ()) -> Shown:
+def answer(engine: LlamaBackend, request: ChatRequest, resume: tuple[int, ...] = (), limit: int = 0) -> Shown:
     shown = Shown()
-    engine.submit(Job(1, request, shown, resume=resume))
+    engine.submit(Job(1, request, shown, resume=resume, max_output_tokens=limit))
     while engine.wait_s(0.0) is not None:
         engine.step(0.0)
     assert shown.end is not None
@@ -148,6 +148,19 @@ def test_trained_model_goes_on_exactly_at_every_token(penalty: float) -> None:
         assert rest.tokens == whole.tokens[cut:]
         assert told(whole.pieces[:cut])[0] + told(rest.pieces)[0] == told(whole.pieces)[0]
     engine.close()
+
+
+def test_output_limit_is_of_the_whole_answer(engine: LlamaBackend) -> None:
+    request = chat("limits", temperature=0.0, max_tokens=50)
+    first = answer(engine, request, limit=10)
+    assert len(first.tokens) == 10
+    rest = answer(engine, request, first.tokens[:4], limit=10)
+    assert len(rest.tokens) == 6
+    done = answer(engine, request, first.tokens, limit=10)
+    assert done.end is not None
+    assert (done.tokens, done.end[0]) == ((), ("length",))
+    choices = answer(engine, msgspec.structs.replace(request, n=3, temperature=1.0), limit=10)
+    assert len(choices.tokens) == 9
 
 
 def test_models_own_sampling_default_is_used(tmp_path: Path) -> None:

@@ -158,6 +158,17 @@ def test_resume_goes_on_and_checks_the_tokens() -> None:
     assert wrong.error.param == "resume"
 
 
+def test_output_limit_counts_what_was_resumed() -> None:
+    engine = backend({"text": "one two three four"})
+    whole = submit(engine, "x")
+    play(engine)
+    rest = submit(engine, "x", resume=whole.tokens[:2], max_output_tokens=3)
+    play(engine)
+    assert rest.text == " three"
+    assert rest.end is not None
+    assert rest.end[0] == ("length",)
+
+
 def test_refusal_break_and_no_match() -> None:
     engine = backend({"match": "r", "refuse": "BUSY"}, {"match": "b", "text": "1 2 3", "break_at_token": 2})
     assert submit(engine, "r").reason == RefuseReason.BUSY
