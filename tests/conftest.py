@@ -10,8 +10,6 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-import mcd.mesh  # noqa: F401  # before any test imports libp2p: it stands in for a package that needs a compiler
-
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
