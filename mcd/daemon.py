@@ -7,7 +7,7 @@ Stop: the API refuses and ends its streams, a goodbye leaves, engines stop, the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from random import SystemRandom
 from typing import Any
@@ -172,6 +172,7 @@ class Daemon:
         answered, served = self._failover.answered, self._provider.served
         ttfts = sorted(self._router.ttfts)
         counters = {f"record_{why}": count for why, count in self._directory.counters.items()}
+        counters["request_failovers"] = answered.n_failovers
         counters |= {f"exchange_{outcome}": count for outcome, count in served.outcomes.items()}
         return DaemonStatus(
             version=__version__,
@@ -193,7 +194,7 @@ class Daemon:
             n_output_tokens=answered.n_output_tokens,
             ttft_p50_s=_percentile(ttfts, 0.50),
             ttft_p95_s=_percentile(ttfts, 0.95),
-            warnings=tuple(f"{e.status().alias}: {e.status().detail}" for e in self._engines if e.status().detail),
+            warnings=(*_details(self._engines), *self._announcer.warnings),
             counters={**self._mesh.counters(), **counters},
         )
 
@@ -226,6 +227,13 @@ def _engines(config: Config, key: SigningKey, clock: SystemClock, log: Log) -> l
         )
         for spec in resolve(config.models, config.home, config.engine)
     ]
+
+
+def _details(engines: Sequence[EngineProcess]) -> Iterator[str]:
+    """What each engine has to say for itself."""
+    for status in (engine.status() for engine in engines):
+        if status.detail:
+            yield f"{status.alias}: {status.detail}"
 
 
 def _isolation(line: str) -> Check:

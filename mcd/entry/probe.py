@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 
 import trio
 
@@ -37,9 +36,8 @@ class Probe:
         self._network = network
         self._clock = clock
         self._log = log
-        self._keys: dict[PeerId, Mapping[ModelDigest, EngineKeys]] = {}
-        self._key_id: dict[tuple[PeerId, ModelDigest], bytes] = {}
-        """The newest seal key id of the record that came with the keys we hold."""
+        self._keys: dict[PeerId, dict[ModelDigest, tuple[bytes, EngineKeys]]] = {}
+        """What a peer last told, each with the seal key id of the record that came along. Gone with its link."""
         self._wanted_tx, self._wanted_rx = trio.open_memory_channel[PeerId](1024)
         self._asking = trio.CapacityLimiter(MAX_ASKING)
         mesh.on_record(self.judge)
@@ -112,7 +110,10 @@ class Probe:
             if answer.record is not None:
                 self.directory.judge(answer.record, now_ms)
                 self.directory.mark_alive(peer_id, now_ms)
-            self._keys[peer_id] = {ModelDigest(keys.model_digest): keys for keys in answer.engines}
+                key_ids = {offer.digest: offer.key_id for offer in answer.record.record.models}
+                self._keys[peer_id] = {
+                    ModelDigest(keys.model_digest): (key_ids[keys.model_digest], keys) for keys in answer.engines
+                }
             return answer
         raise PeerTimeoutError("the peer did not answer an info request in time")
 
@@ -123,20 +124,16 @@ class Probe:
             PeerError: The peer does not answer, or serves this model no longer.
         """
         held = self._keys.get(peer_id, {}).get(digest)
-        if held is not None and self._key_id.get((peer_id, digest)) == key_id:
-            return held
-        answer = await self.ask(peer_id)
-        fresh = self._keys[peer_id].get(digest)
-        if fresh is None or not fresh.configs or answer.record is None:
+        if held is None or held[0] != key_id or not held[1].configs:
+            await self.ask(peer_id)
+            held = self._keys.get(peer_id, {}).get(digest)
+        if held is None or not held[1].configs:
             raise StreamBrokenError("the provider has no seal key for this model now")
-        for offer in answer.record.record.models:
-            self._key_id[peer_id, ModelDigest(offer.digest)] = offer.key_id
-        return fresh
+        return held[1]
 
     def forget_keys(self, peer_id: PeerId) -> None:
         """A provider called our key unknown, or is gone: ask again next time."""
-        for digest in self._keys.pop(peer_id, {}):
-            self._key_id.pop((peer_id, digest), None)
+        self._keys.pop(peer_id, None)
 
 
 async def _read_reply(stream: Stream) -> InfoReply:

@@ -209,7 +209,7 @@ class _Answer:
         digest = self._opener.output_digest()
         if states != (self._opener.transcript_hash, self._n_tokens, digest, digest):
             raise RemoteProtocolError("the receipt states another answer than the one delivered")
-        if final.usage.n_output_tokens != self._n_tokens:
+        if final.usage.n_output_tokens != self._n_tokens or final.usage.n_prompt_tokens != receipt.n_prompt_tokens:
             raise RemoteProtocolError("the usage counts other tokens than were delivered")
         self.is_complete = True
         return final

@@ -13,17 +13,18 @@ from mcd.errors import RemoteProtocolError
 from mcd.ids import ModelDigest
 from mcd.ports import Clock, Engine, EngineStatus, Mesh, Stream
 from mcd.wire import info
-from mcd.wire.codec import decode_info, encode_info
+from mcd.wire.codec import decode_info, encode_info, encode_record
 from mcd.wire.framing import FrameReader, frame
 from mcd.wire.messages import (
     MAX_FRAME_BYTES,
     MAX_MODELS,
+    MAX_RECORD_BYTES,
     MAX_RECORD_LIFETIME_MS,
     InfoRequest,
     ModelOffer,
     Record,
 )
-from mcd.wire.records import RECORD_VERSION, SignedRecord, goodbye, next_seq, sign_record
+from mcd.wire.records import RECORD_HEAD_BYTES, RECORD_VERSION, SignedRecord, goodbye, next_seq, sign_record
 from mcd.wire.signing import SigningKey
 
 ANNOUNCE_EVERY_S = 30.0
@@ -36,6 +37,8 @@ LIFETIME_MS = MAX_RECORD_LIFETIME_MS
 INFO_TIMEOUT_S = 5.0
 FAREWELL_S = 0.3
 """How long a goodbye may take to leave."""
+MAX_BODY_BYTES = MAX_RECORD_BYTES - RECORD_HEAD_BYTES - 3 * 9
+"""Of a record without its number and times, which grow to nine bytes each."""
 MAX_U32 = 4_294_967_295
 SERVABLE = ("ready", "loading", "restarting", "degraded")
 
@@ -62,6 +65,7 @@ class Announcer:
         self._seq = 0
         self._record: Record | None = None
         self._signed = b""
+        self._n_left_out = 0
         self._published_at = -ANNOUNCE_EVERY_S
 
     def signed_record(self) -> bytes:
@@ -133,10 +137,18 @@ class Announcer:
         if limit.cancelled_caught:
             await stream.reset()
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What of us others do not hear of, in words for the operator."""
+        if not self._n_left_out:
+            return ()
+        return (f"{self._n_left_out} models are not announced: a record holds {MAX_RECORD_BYTES} bytes",)
+
     def _describe(self) -> Record:
-        offers = [_offer(engine.status()) for engine in self._engines if engine.status().engine_key]
+        known = (_offer(engine.status()) for engine in self._engines if engine.status().engine_key)
+        offers = [offer for offer in known if offer is not None]
         device = next((engine.status().device for engine in self._engines if engine.status().device), "")
-        return Record(
+        whole = Record(
             version=RECORD_VERSION,
             network=self._config.network,
             seq=0,
@@ -145,9 +157,22 @@ class Announcer:
             name=self._config.name,
             agent=f"mcd {__version__}",
             addresses=tuple(self._mesh.addresses()),
-            models=tuple(offer for offer in offers if offer is not None)[:MAX_MODELS],
+            models=tuple(offers[:MAX_MODELS]),
             device=device,
         )
+        fitting = _fitting(whole)
+        self._n_left_out = len(offers) - len(fitting.models)
+        return fitting
+
+
+def _fitting(record: Record) -> Record:
+    """A record small enough to be signed: without its last addresses, one kept, then without its last models."""
+    while len(encode_record(record)) > MAX_BODY_BYTES:
+        if len(record.addresses) > 1:
+            record = msgspec.structs.replace(record, addresses=record.addresses[:-1])
+        else:
+            record = msgspec.structs.replace(record, models=record.models[:-1])
+    return record
 
 
 def _same(one: Record, other: Record) -> bool:

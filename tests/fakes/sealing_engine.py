@@ -33,7 +33,8 @@ class Play(msgspec.Struct, kw_only=True):
     die_at: int | None = None
     failure: Failure | None = None
     cheat: str = ""
-    """``receipt`` signs one token too many, ``count`` announces one too many, ``usage`` bills one too many."""
+    """``receipt`` signs one token too many, ``count`` announces one too many, ``usage`` bills one too many, ``prompt``
+    shows a longer prompt than it signs."""
     key_is_unknown_once: bool = False
 
 
@@ -115,7 +116,7 @@ class SealingEngine:
             yield EngineChunk(frame, 1 + (play.cheat == "count"))
         n_new = play.n_tokens - n_done
         billed = Usage(N_PROMPT_TOKENS, n_new + (play.cheat in {"receipt", "usage"}))
-        shown = billed if play.cheat == "usage" else Usage(N_PROMPT_TOKENS, n_new)
+        shown = billed if play.cheat == "usage" else Usage(N_PROMPT_TOKENS + (play.cheat == "prompt"), n_new)
         receipt = self._keys.sign_receipt(sealer, billed)
         final = sealer.seal_final(encode_final(Final(("stop",), shown, sealer.output_digest())))
         yield EngineFinished(final, receipt, N_PROMPT_TOKENS, n_new)

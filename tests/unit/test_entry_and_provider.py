@@ -167,7 +167,7 @@ async def test_who_leaves_stops_the_engine_within_a_token() -> None:
         assert providers["ada"].provider.served.outcomes["cancelled"] == 1
 
 
-@pytest.mark.parametrize("cheat", ["receipt", "usage"])
+@pytest.mark.parametrize("cheat", ["receipt", "usage", "prompt"])
 async def test_a_receipt_for_more_than_came_is_refused(cheat: str) -> None:
     async with nodes(ada=Play(cheat=cheat)) as (entry, _):
         with pytest.raises(PeerError):

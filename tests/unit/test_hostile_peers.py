@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 import trio
 
@@ -12,7 +13,8 @@ from mcd.api.request import ChatMessage, ChatRequest
 from mcd.entry.router import STALL_S
 from mcd.errors import McdError, PeerTimeoutError, RefusedError
 from mcd.exchange.states import ACCEPT_TIMEOUT_S, IDLE_TIMEOUT_S, LINGER_TIMEOUT_S
-from mcd.ports import Stream
+from mcd.ids import ModelDigest
+from mcd.ports import EngineStatus, Stream
 from mcd.provider import serve
 from mcd.provider.serve import SEND_STALL_S
 from mcd.wire.codec import decode_exchange, encode_exchange
@@ -21,6 +23,7 @@ from mcd.wire.framing import FrameReader, frame
 from mcd.wire.keyconfig import choose_config, verify_key_config
 from mcd.wire.messages import (
     EXCHANGE_PROTOCOL,
+    INFO_PROTOCOL,
     MAX_FRAME_BYTES,
     Abort,
     AbortCode,
@@ -35,9 +38,10 @@ from mcd.wire.messages import (
     Started,
     Waiting,
 )
-from mcd.wire.signing import public_key_of
-from tests.fakes.sealing_engine import ALIAS, DIGEST, Play
-from tests.unit.test_entry_and_provider import EPOCH_MS, Node, nodes, text, words
+from mcd.wire.records import open_record
+from mcd.wire.signing import SigningKey, public_key_of
+from tests.fakes.sealing_engine import ALIAS, DIGEST, Play, SealingEngine
+from tests.unit.test_entry_and_provider import EPOCH_MS, Node, VirtualClock, nodes, text, words
 
 pytestmark = pytest.mark.autojump
 
@@ -303,3 +307,55 @@ async def test_an_engine_that_says_too_much_ends_its_exchange_alone() -> None:
         messages = await heard(await open_to(entry, ada, said(limited)))
         assert sum(message.n_tokens for message in messages if isinstance(message, Chunk)) <= 10
         assert ada.provider.served.outcomes == {"internal": 1}
+
+
+# --- ourselves -----------------------------------------------------------------------------------------------
+
+
+class LongNamed(SealingEngine):
+    """One of many models with long names, so that a record cannot hold them all."""
+
+    def __init__(self, index: int, node: Node) -> None:
+        super().__init__(SigningKey(bytes(31) + bytes((index,))), VirtualClock(), Play())
+        self._index = index
+
+    def status(self) -> EngineStatus:
+        return msgspec.structs.replace(
+            super().status(),
+            alias=f"some-organisation/a-model-with-a-rather-long-name-instruct-of-the-second-revision:{self._index:02d}",
+            digest=ModelDigest(bytes(31) + bytes((self._index,))),
+            capabilities=("chat", "tools", "json-schema", "reasoning", "logprobs"),
+        )
+
+
+async def test_more_models_than_a_record_holds_are_left_out_and_said() -> None:
+    """The record could not be signed, and the daemon ended with that."""
+    async with nodes(ada=Play()) as (entry, providers):
+        announcer = providers["ada"].announcer
+        announcer._engines = tuple(LongNamed(index, providers["ada"]) for index in range(20))
+        await trio.sleep(2)
+        n_models = len(entry.entry.models())
+        assert 8 <= n_models < 20
+        assert announcer.warnings == (f"{20 - n_models} models are not announced: a record holds 4096 bytes",)
+        seq = open_record(announcer.signed_record(), now_ms=VirtualClock().unix_ms(), network="test").record.seq
+        await trio.sleep(1.5)
+        again = open_record(announcer.signed_record(), now_ms=VirtualClock().unix_ms(), network="test").record.seq
+        assert again - seq < 5000, "an unchanged record is not numbered anew at each look"
+
+
+async def test_keys_that_came_with_the_link_are_not_asked_for_again() -> None:
+    async with nodes(ada=Play()) as (entry, providers):
+        n_asked = 0
+        serve_info = providers["ada"].announcer.serve_info
+
+        async def counted(stream: Stream) -> None:
+            nonlocal n_asked
+            n_asked += 1
+            await serve_info(stream)
+
+        await entry.mesh.connect(providers["ada"].peer_id, ())
+        await trio.sleep(1)
+        providers["ada"].mesh.serve(INFO_PROTOCOL, counted)
+        for _ in range(3):
+            await entry.ask()
+        assert n_asked == 0
