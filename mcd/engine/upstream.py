@@ -155,21 +155,30 @@ class UpstreamCall:
         finally:
             if self._connection is not None:
                 self._connection.close()
+            if self._socket is not None:  # unread data makes this a reset, which even a blocked server notices
+                self._socket.close()
 
     def _stream(self) -> None:
         self._connection = connection = connect(self._base_url)
         path = f"{urlsplit(self._base_url).path}/chat/completions"
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
-        connection.request("POST", path, self._body, headers)
+        connection.connect()
         # kept here because the connection forgets it once the response owns it
         self._socket = connection.sock
         self._socket.settimeout(READ_TIMEOUT_S)
-        response = connection.getresponse()
-        if response.status != 200:
-            self._put(_refusal(response))
+        if self._is_stopped.is_set():  # `stop` came before there was a socket to shut down
             return
-        self._put(Opened())
-        while line := response.readline(MAX_LINE_BYTES):
+        connection.request("POST", path, self._body, headers)
+        with connection.getresponse() as response:
+            if response.status != 200:
+                self._put(_refusal(response))
+                return
+            self._put(Opened())
+            self._read_events(response)
+
+    def _read_events(self, response: http.client.HTTPResponse) -> None:
+        # the flag is asked for each line: a shut-down socket goes on yielding what a fast server still sends
+        while not self._is_stopped.is_set() and (line := response.readline(MAX_LINE_BYTES)):
             if not line.startswith(b"data:"):
                 continue
             data = line[5:].strip()
