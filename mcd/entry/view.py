@@ -42,7 +42,7 @@ class MeshEntry:
         cards: list[ModelCard] = []
         for alias in sorted(snapshot.by_alias):
             offers = snapshot.by_alias[alias]
-            chosen = preferred_digests(offers)[0]
+            chosen = preferred_digests(offers, self._router.health, self._clock.now())[0]
             cards.append(_model_card([offer for offer in offers if offer.model.digest == chosen], links))
         return cards
 

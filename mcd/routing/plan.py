@@ -24,6 +24,8 @@ NEAR_EQUAL = 1.1
 """Candidates within this factor of the best are shuffled: many entries with one view must not pick one provider."""
 MAX_CANDIDATES = 64
 """Longest plan; nobody tries more, and the prediction of each costs 5 us."""
+FAILING = 0.5
+"""Fraction of failed exchanges from which a provider no longer speaks for its file."""
 DEFAULT_RETRY_S = 2.0
 """When nothing is known about when a provider will be usable again."""
 
@@ -112,23 +114,31 @@ def candidates(snapshot: Snapshot, want: Want, known: Known, now: Seconds) -> tu
         ModelNotFoundError, UnsupportedError: As `plan`.
     """
     ranked: list[Candidate] = []
-    for group in _groups(snapshot, want):
+    for group in _groups(snapshot, want, known.health, now):
         judged = [_judge(offer, want, known, now) for offer in group if offer.peer_id not in want.exclude]
         judged.sort(key=lambda candidate: (candidate.prediction.total_s, candidate.peer_id))
         ranked += judged
     return tuple(sorted(ranked, key=lambda candidate: candidate.not_before > now))
 
 
-def preferred_digests(offers: tuple[Offer, ...]) -> tuple[ModelDigest, ...]:
-    """The files behind an alias: most providers first, then the lowest digest, so that all entries agree."""
-    counts: dict[ModelDigest, int] = {}
+def preferred_digests(
+    offers: tuple[Offer, ...], health: Health | None = None, now: Seconds = 0.0
+) -> tuple[ModelDigest, ...]:
+    """The files behind an alias: most providers first, then the lowest digest, so that all entries agree.
+
+    What we have learned ourselves goes first: providers that failed us as often as not do not count, or a handful of
+    peers that offer a popular name and never answer would be asked before everybody else for ever.
+    """
+    ranks: dict[ModelDigest, tuple[int, float, int]] = {}
     for offer in offers:
         digest = ModelDigest(offer.model.digest)
-        counts[digest] = counts.get(digest, 0) + 1
-    return tuple(sorted(counts, key=lambda digest: (-counts[digest], digest)))
+        n_good, best, count = ranks.get(digest, (0, 0.0, 0))
+        fails = 0.0 if health is None else health.standing(offer.peer_id, digest, now).fail_fraction
+        ranks[digest] = (n_good + (fails < FAILING), max(best, 1 - fails), count + 1)
+    return tuple(sorted(ranks, key=lambda digest: (*(-rank for rank in ranks[digest]), digest)))
 
 
-def _groups(snapshot: Snapshot, want: Want) -> list[tuple[Offer, ...]]:
+def _groups(snapshot: Snapshot, want: Want, health: Health, now: Seconds) -> list[tuple[Offer, ...]]:
     if want.digest is not None:
         offers = snapshot.by_digest.get(want.digest, ())
         digests: tuple[ModelDigest, ...] = (want.digest,)
@@ -137,7 +147,7 @@ def _groups(snapshot: Snapshot, want: Want) -> list[tuple[Offer, ...]]:
         offers = snapshot.by_alias.get(ModelAlias(match["alias"]), ()) if match else ()
         prefix = (match["digest"] or "") if match else ""
         offers = tuple(offer for offer in offers if offer.model.digest.hex().startswith(prefix))
-        digests = preferred_digests(offers)
+        digests = preferred_digests(offers, health, now)
     if not offers:
         raise ModelNotFoundError("no peer offers this model; `mcd models` lists what is served now", param="model")
     capable = tuple(offer for offer in offers if want.capabilities <= set(offer.model.capabilities))

@@ -105,6 +105,20 @@ def test_an_alias_of_several_files_prefers_the_most_offered_then_the_lowest() ->
     assert ask(view, WANT, known("a", "b", "c"))[-1] == "c", "a faster provider of another file is asked last"
 
 
+def test_a_popular_name_taken_by_many_that_never_answer_is_given_back() -> None:
+    facts, view = known(), snapshot(*(offer(f"squatter{n}", D1) for n in range(6)), offer("honest", D2))
+    n_asked = 0
+    while (first := ask(view, WANT, facts, now=n_asked * 100.0)[0]) != "honest":
+        facts.health.failed(PeerId(first), n_asked * 100.0)
+        n_asked += 1
+    assert n_asked <= 6, "each is found out once"
+    facts.health.failed(PeerId("honest"), n_asked * 100.0)
+    assert ask(view, WANT, facts, now=n_asked * 100.0 + 1)[0].startswith("squatter"), "while its breaker is open"
+    for n in range(6):
+        facts.health.failed(PeerId(f"squatter{n}"), n_asked * 100.0)
+    assert ask(view, WANT, facts, now=n_asked * 100.0 + 50)[0] == "honest"
+
+
 def test_a_digest_prefix_chooses_the_file() -> None:
     view = snapshot(offer("a", D2), offer("b", D2), offer("c", D1))
     named = Want(f"llama@sha256:{D1.hex()[:8]}")
