@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-entry test test-fast check format lock demo bench setup setup-serve setup-dev
+.PHONY: help run run-entry test test-fast check format lock demo bench bench-engine setup setup-serve setup-dev
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -58,3 +58,6 @@ demo: setup-dev  ## three real peers: stream through an entry, kill the provider
 
 bench: setup-dev  ## every benchmark: ratios against a peer in the same run
 	@$(BIN)/python -m tests.bench
+
+bench-engine: setup-dev  ## our engine against llama.cpp's own server, up to six minutes
+	@$(BIN)/python -m tests.bench.engine $(ARGS)
