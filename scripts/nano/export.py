@@ -47,6 +47,7 @@ def write(path: Path, shape: Shape, tokenizer: Tokenizer, weights: dict[str, Ten
     out.add_pad_token_id(tokenizer.ids[END])
     out.add_add_bos_token(False)
     out.add_chat_template(CHAT_TEMPLATE)
+    out.add_float32("general.sampling.temp", 0.0)  # it recites: sampling would only garble the answer
     for name, tensor in weights.items():
         values = tensor.detach().float().numpy().astype(np.float32)
         gguf_name = name.replace("blocks.", "blk.")
