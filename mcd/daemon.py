@@ -7,7 +7,7 @@ Stop: the API refuses and ends its streams, a goodbye leaves, engines stop, the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from random import SystemRandom
 from typing import Any
@@ -18,6 +18,7 @@ from mcd import __version__
 from mcd.config import Config, control_path, parse_http
 from mcd.engine.catalogue import resolve
 from mcd.engine.client import EngineProcess
+from mcd.engine.gpu import gpu_problem
 from mcd.engine.messages import EngineOptions
 from mcd.entry.failover import Failover
 from mcd.entry.keyring import Keyring
@@ -25,6 +26,7 @@ from mcd.entry.probe import Probe
 from mcd.entry.router import Router
 from mcd.entry.session import Session
 from mcd.entry.view import MeshEntry
+from mcd.errors import ConfigError
 from mcd.gateway.app import Gateway
 from mcd.gateway.bridge import Bridge, Started, run_guest
 from mcd.gateway.control import Control
@@ -83,7 +85,7 @@ class Daemon:
         self._router = Router(self._directory, mesh, clock, SystemRandom())
         self._failover = Failover(self._router, Session(mesh, Keyring(self._probe, clock), clock), log)
         self._entry = MeshEntry(self._failover, self._router, self._directory, mesh, clock)
-        self._bridge = Bridge(self._entry)
+        self._bridge = Bridge(self._entry, lambda name: log.error("request_failed", reason=name))
         self._gateway = Gateway(bridge=self._bridge, entry=self._entry, status=self.status, metrics=Metrics(), log=log)
         self._control = Control(self, log)
 
@@ -153,7 +155,7 @@ class Daemon:
 
     def doctor(self) -> Sequence[Check]:
         """What only the running daemon knows: its engines' isolation, its mesh."""
-        checks = [Check("mesh", *self._mesh_health())]
+        checks = [Check("mesh", *self._mesh_health()), _clock_check(self._directory.counters)]
         for engine in self._engines:
             status = engine.status()
             state = {"ready": "ok", "failed": "fail"}.get(status.state, "warn")
@@ -205,6 +207,8 @@ def run(config: Config, on_up: Callable[[DaemonStatus], None]) -> int:
     Raises:
         ConfigError: Something in ``config`` cannot be used; nothing was left running.
     """
+    if config.device == "gpu" and config.engine == "llama" and (problem := gpu_problem()) is not None:
+        raise ConfigError(f"--gpu: {problem}")
     log = Log(config.log_level)
     keys.open_home(config.home)
     daemon = Daemon(config, keys.load_or_create(config.home), log)
@@ -227,6 +231,15 @@ def _engines(config: Config, key: SigningKey, clock: SystemClock, log: Log) -> l
         )
         for spec in resolve(config.models, config.home, config.engine)
     ]
+
+
+def _clock_check(counters: Mapping[str, int]) -> Check:
+    """What time it is elsewhere, as records say; a warning at most, because anybody can send old ones."""
+    n_ours = counters.get("accepted", 0)
+    n_others = sum(counters.get(f"dropped_{why}", 0) for why in ("future", "expired"))
+    if n_others > n_ours:
+        return Check("peers' clocks", "warn", f"{n_others} records are of another time; run: timedatectl set-ntp true")
+    return Check("peers' clocks", "ok", f"{n_ours} records are of our time, {n_others} are not")
 
 
 def _details(engines: Sequence[EngineProcess]) -> Iterator[str]:

@@ -132,8 +132,11 @@ class Answer:
 
     # --- trio's side -----------------------------------------------------------------------------------------
 
-    async def carry(self, entry: Entry, request: ChatRequest) -> None:
-        """Run the request and put its events; never raises but for cancellation from outside."""
+    async def carry(self, entry: Entry, request: ChatRequest, on_bug: Callable[[str], None]) -> None:
+        """Run the request and put its events; never raises but for cancellation from outside.
+
+        ``on_bug`` is told the class of an exception that should not be: its message may quote user text.
+        """
         with self._scope:
             try:
                 async with entry.answer(request) as events:
@@ -142,7 +145,8 @@ class Answer:
                             await self._put(event)
             except McdError as error:
                 self._end(error)
-            except Exception:  # noqa: BLE001 - a supervision loop: a bug in one request must not end all others
+            except Exception as bug:  # noqa: BLE001 - a supervision loop: a bug in one request must not end all others
+                on_bug(type(bug).__name__)
                 self._end(LocalError("an internal error ended this request"))
         self._end(None)
 
@@ -182,8 +186,10 @@ class Started(Protocol):
 class Bridge:
     """Runs requests of asyncio's HTTP handlers as trio tasks."""
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: Entry, on_bug: Callable[[str], None]) -> None:
+        """Take whom to ask, and who is told the class of an exception that no room should raise."""
         self._entry = entry
+        self._on_bug = on_bug
         self._nursery: trio.Nursery | None = None
         self._open: set[Answer] = set()
 
@@ -223,7 +229,7 @@ class Bridge:
 
     async def _carry(self, answer: Answer, request: ChatRequest) -> None:
         try:
-            await answer.carry(self._entry, request)
+            await answer.carry(self._entry, request, self._on_bug)
         finally:
             self._open.discard(answer)
             # Only when cancelled from outside, by the daemon's end, has the answer no outcome yet.

@@ -6,16 +6,13 @@ Every label comes from a closed set of ours. Nothing is counted by user, address
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from mcd.gateway.bridge import BridgeStats
 from mcd.ports import DaemonStatus
 from mcd.units import Seconds
 from mcd.wire.payload import Usage
-
-MAX_RECENT = 1024
-"""Answers over which the status page's median is taken."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -56,7 +53,7 @@ class Histogram:
 
 
 class Metrics:
-    """The gateway's counters. Owner: `mcd.daemon`, which also reads them for its status."""
+    """The gateway's counters. Owner: `mcd.daemon`; the daemon's status counts its requests itself."""
 
     def __init__(self) -> None:
         self.n_requests = 0
@@ -65,11 +62,8 @@ class Metrics:
         """Of those, ended by an error that was not the caller's."""
         self.n_cancelled = 0
         """Of those, ended by the client leaving."""
-        self.n_prompt_tokens = 0
-        self.n_output_tokens = 0
         self._responses: Counter[tuple[str, int]] = Counter()
         self._errors: Counter[str] = Counter()
-        self._recent_ttft_s: deque[Seconds] = deque(maxlen=MAX_RECENT)
         self._ttft = Histogram("gen_ai_server_time_to_first_token_seconds", "Request to first token.", _TTFT_S)
         self._duration = Histogram("gen_ai_server_request_duration_seconds", "Request to last token.", _DURATION_S)
         self._per_token = Histogram(
@@ -91,22 +85,14 @@ class Metrics:
     def first_token(self, ttft_s: Seconds) -> None:
         """Count the time to one answer's first token."""
         self._ttft.observe(ttft_s)
-        self._recent_ttft_s.append(ttft_s)
 
     def answered(self, usage: Usage, ttft_s: Seconds, duration_s: Seconds) -> None:
         """Count one complete answer."""
-        self.n_prompt_tokens += usage.n_prompt_tokens
-        self.n_output_tokens += usage.n_output_tokens
         self._prompt.observe(usage.n_prompt_tokens)
         self._output.observe(usage.n_output_tokens)
         self._duration.observe(duration_s)
         if usage.n_output_tokens > 1:
             self._per_token.observe((duration_s - ttft_s) / (usage.n_output_tokens - 1))
-
-    def ttft_quantile_s(self, fraction: float) -> Seconds | None:
-        """A quantile over the last MAX_RECENT answers; None before the first."""
-        ordered = sorted(self._recent_ttft_s)
-        return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))] if ordered else None
 
     def render(self, status: DaemonStatus, bridge: BridgeStats) -> bytes:
         """Write everything in Prometheus' text format."""
@@ -121,6 +107,7 @@ class Metrics:
 
     def _own_lines(self, bridge: BridgeStats) -> Iterator[str]:
         yield from _series("mcd_chat_requests_total", "counter", [("", self.n_requests)])
+        yield from _series("mcd_chat_failed_total", "counter", [("", self.n_failed)])
         yield from _series("mcd_chat_cancelled_total", "counter", [("", self.n_cancelled)])
         errors = [(f'{{error_type="{code}"}}', n) for code, n in sorted(self._errors.items())]
         yield from _series("mcd_chat_errors_total", "counter", errors)

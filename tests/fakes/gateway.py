@@ -26,6 +26,8 @@ class Running:
     gateway: Gateway
     metrics: Metrics
     log: io.StringIO
+    bugs: list[str]
+    """Classes of exceptions that no room should have raised."""
     host: str = "127.0.0.1"
     port: int = 0
 
@@ -63,8 +65,10 @@ def daemon_status(http: str = "127.0.0.1:8080") -> DaemonStatus:
 def serve(entry: ScriptedEntry, body: Callable[[Running], Awaitable[None]], host: str = "127.0.0.1") -> None:
     """Run ``body`` on the asyncio side of a listening gateway; returns when everything has ended."""
 
+    bugs: list[str] = []
+
     async def guest(ready: Callable[[Bridge], None]) -> None:
-        bridge = Bridge(entry)
+        bridge = Bridge(entry, bugs.append)
         async with trio.open_nursery() as nursery:
             await nursery.start(bridge.run)
             ready(bridge)
@@ -73,7 +77,7 @@ def serve(entry: ScriptedEntry, body: Callable[[Running], Awaitable[None]], host
         log = io.StringIO()
         metrics = Metrics()
         gateway = Gateway(bridge=bridge, entry=entry, status=daemon_status, metrics=metrics, log=Log("debug", log))
-        running = Running(entry, bridge, gateway, metrics, log, host)
+        running = Running(entry, bridge, gateway, metrics, log, bugs, host)
         running.port = int((await gateway.listen(host, 0)).rpartition(":")[2])
         try:
             async with asyncio.timeout(30):

@@ -26,7 +26,7 @@ from tests.fakes.gateway import daemon_status
 
 async def guest(ready: Callable[[Bridge], None]) -> None:
     endless = [answering(), *(step for i in range(100_000) for step in (Delta(0, "x", (i,)), 0.02))]
-    bridge = Bridge(ScriptedEntry(script("Grüße", " 🌍") if "short" in sys.argv else endless))
+    bridge = Bridge(ScriptedEntry(script("Grüße", " 🌍") if "short" in sys.argv else endless), print)
     async with trio.open_nursery() as nursery:
         await nursery.start(bridge.run)
         ready(bridge)

@@ -197,6 +197,7 @@ def test_a_failure_before_the_first_token_is_a_status(
             assert headers["x-should-retry"] == "false"
         if isinstance(error, McdError):
             assert caught.value.status_code == error.http_status
+        assert running.bugs == ([] if isinstance(error, McdError) else ["RuntimeError"])
 
     with_client(ScriptedEntry([answering(), error]), body)
 
