@@ -8,14 +8,14 @@ import sys
 CHECK_TIMEOUT_S = 60.0
 """Importing a CUDA build on a cold machine takes seconds; this never blocks for ever."""
 REMEDY = (
-    "reinstall llama-cpp-python with GPU support: CMAKE_ARGS=-DGGML_CUDA=on (NVIDIA), -DGGML_HIP=on (AMD) or "
-    "-DGGML_VULKAN=on, then pip install --force-reinstall --no-cache-dir llama-cpp-python==0.3.36; or use --cpu"
+    "build it for your GPU with CMAKE_ARGS=-DGGML_CUDA=on make setup-serve (NVIDIA; -DGGML_HIP=on for AMD, "
+    "-DGGML_VULKAN=on for others), or use --cpu"
 )
 
 _PROBLEMS = {
     "cpu": f"this llama-cpp-python was built without GPU support; {REMEDY}",
     "LIBRARY_MISSING": f"llama-cpp-python is not installed or cannot be loaded; {REMEDY}",
-    "LIBRARY_MISMATCH": "the installed llama.cpp is not the one of llama-cpp-python 0.3.36; install it anew",
+    "LIBRARY_MISMATCH": "the installed llama.cpp is not the one of llama-cpp-python 0.3.36; run: make setup-serve",
 }
 
 
