@@ -38,10 +38,18 @@ _NUMBERS: dict[str, tuple[int, int]] = {
     "sethostname": (170, 161), "setdomainname": (171, 162), "personality": (135, 92), "lookup_dcookie": (212, 18),
     "vhangup": (153, 58), "iopl": (172, _NONE), "ioperm": (173, _NONE), "modify_ldt": (154, _NONE),
     "uselib": (134, _NONE),
-    "clone": (56, 220), "clone3": (435, 435), "prctl": (157, 167), "ioctl": (16, 29),
+    "chmod": (90, _NONE), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452),
+    "chown": (92, _NONE), "lchown": (94, _NONE), "fchown": (93, 55), "fchownat": (260, 54),
+    "utime": (132, _NONE), "utimes": (235, _NONE), "futimesat": (261, _NONE), "utimensat": (280, 88),
+    "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "setxattrat": (463, 463),
+    "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16), "removexattrat": (466, 466),
+    "file_setattr": (469, 469), "inotify_add_watch": (254, 27), "fanotify_mark": (301, 263),
+    "setpriority": (141, 140), "ioprio_set": (251, 30),
+    "clone": (56, 220), "clone3": (435, 435), "prctl": (157, 167), "ioctl": (16, 29), "prlimit64": (302, 261),
 }  # fmt: skip
-"""The call's number on x86_64 and on aarch64."""
-_BY_ARGUMENT = frozenset({"clone", "clone3", "prctl", "ioctl"})
+"""The call's number on x86_64 and on aarch64. Modes, owners, times and attributes of files are here because Landlock
+does not cover them: without this, the worker could open the peer's key to other users."""
+_BY_ARGUMENT = frozenset({"clone", "clone3", "prctl", "ioctl", "prlimit64"})
 _UPSTREAM = frozenset({"socket", "connect"})
 """What an adapter keeps, for TCP and DNS to its upstream."""
 
@@ -51,6 +59,8 @@ _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 """Pushing input into the operator's terminal."""
 _PR_SET_PTRACER = 0x59616D61
 _AF_INET, _AF_INET6 = 2, 10
+_OURSELVES = 0
+"""As the process whose limits are set: those of the daemon, say of its open files, are not ours to lower."""
 
 _LOAD, _JEQ, _JGE, _JSET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
@@ -88,6 +98,7 @@ def program(arch: str, keep_upstream: bool) -> list[Instruction]:
     code += _when(number["clone"], _ARG_0, [(_JSET, 0, 1, _NEW_NAMESPACES), (_RETURN, 0, 0, _EPERM)])
     code += _when(number["prctl"], _ARG_0, _refuse(PR_SET_DUMPABLE, _PR_SET_PTRACER))
     code += _when(number["ioctl"], _ARG_1, _refuse(_TIOCSTI, _TIOCLINUX))
+    code += _when(number["prlimit64"], _ARG_0, [(_JEQ, 1, 0, _OURSELVES), (_RETURN, 0, 0, _EPERM)])
     if keep_upstream:
         families = [(_JEQ, 2, 0, _AF_INET), (_JEQ, 1, 0, _AF_INET6), (_RETURN, 0, 0, _EPERM)]
         code += _when(number["socket"], _ARG_0, families)

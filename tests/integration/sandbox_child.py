@@ -11,6 +11,7 @@ import ctypes
 import errno
 import json
 import os
+import resource
 import select  # noqa: F401  before the uid changes, which may close the interpreter's own folder to us
 import signal
 import socket
@@ -82,6 +83,10 @@ def read_memory(pid: int) -> None:
     call("process_vm_readv", pid, empty, 0, empty, 0, 0)
 
 
+def set_limits(pid: int) -> None:
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE))
+
+
 def probes(given: dict[str, Any], pid: int, made: list[socket.socket], tag: str) -> dict[str, Callable[[], object]]:
     secret, folder = Path(given["secret"]), Path(given["folder"])
     return {
@@ -96,6 +101,12 @@ def probes(given: dict[str, Any], pid: int, made: list[socket.socket], tag: str)
         "write": lambda: (folder / f"new-{tag}").write_text("x"),
         "append": lambda: append(folder / "old"),
         "unlink": (folder / f"old-{tag}").unlink,
+        "mode": lambda: (folder / "mine").chmod(0o666),
+        "times": lambda: os.utime(folder / "mine", (1, 1)),
+        "attribute": lambda: os.setxattr(folder / "mine", "user.x", b"x"),
+        "owner": lambda: os.chown(folder / "mine", -1, -1),
+        "limits of another": lambda: set_limits(pid),
+        "priority of another": lambda: os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0)),
         "signal": lambda: os.kill(pid, signal.SIGCONT),
         "environ of another": lambda: Path(f"/proc/{pid}/environ").read_bytes(),
         "ptrace": lambda: attach(pid),
@@ -127,10 +138,14 @@ def main(given: dict[str, Any]) -> None:
     if given.get("uid"):
         become(given["uid"])
     pid = victim()
+    (Path(given["folder"]) / "mine").touch()
     before = {}
     if given.get("before"):
         made = [socket.socket() for _ in range(3)]
-        names = ("connect", "bind", "socket", "exec", "read", "list", "write", "append", "unlink", "signal")
+        names = (
+            "connect", "bind", "socket", "exec", "read", "list", "write", "append", "unlink", "signal",
+            "mode", "times", "owner", "limits of another", "priority of another",
+        )  # fmt: skip
         tried = probes(given, pid, made, "before")
         before = {name: outcome(tried[name]) for name in names}
         for sock in made:

@@ -39,6 +39,12 @@ CLOSED_BY = {
     "write": {"files"},
     "append": {"files"},
     "unlink": {"files"},
+    "mode": {"system calls"},
+    "times": {"system calls"},
+    "attribute": {"system calls"},
+    "owner": {"system calls"},
+    "limits of another": {"system calls"},
+    "priority of another": {"system calls"},
     "environ of another": {"files"},
     "ptrace": {"system calls"},
     "vm_readv": {"system calls"},
@@ -240,6 +246,9 @@ def test_filter_program_is_well_formed(machine: str, keep_upstream: bool) -> Non
     assert interpret(code, {0: clone, 4: audit, 16: 0x003D0F00, 24: 0}) == 0x7FFF0000  # a thread
     assert interpret(code, {0: 435, 4: audit, 16: 0, 24: 0}) == 0x00050000 | 38
     assert interpret(code, {0: 0, 4: 0x40000003, 16: 0, 24: 0}) == 0x80000000  # 32-bit x86
+    limits = seccomp._NUMBERS["prlimit64"][column]
+    assert interpret(code, {0: limits, 4: audit, 16: 0, 24: 7}) == 0x7FFF0000  # our own
+    assert interpret(code, {0: limits, 4: audit, 16: 4711, 24: 7}) == 0x00050001
     ioctl = seccomp._NUMBERS["ioctl"][column]
     assert interpret(code, {0: ioctl, 4: audit, 16: 0, 24: 0x5412}) == 0x00050001
     assert interpret(code, {0: ioctl, 4: audit, 16: 0, 24: 0x5401}) == 0x7FFF0000
@@ -269,6 +278,12 @@ def interpret(code: list[tuple[int, int, int, int]], data: dict[int, int]) -> in
                 return constant
             case _:
                 raise AssertionError(f"unknown instruction {kind:#x}")
+
+
+def test_the_threat_model_counts_as_the_filter_does() -> None:
+    said = (ROOT / "specs" / "10-threat-model.md").read_text()
+    assert f"seccomp, {len(seccomp.denied_names(keep_upstream=False))} calls" in said
+    assert f"with {len(CLOSED_BY) + 1} attempts" in said  # signals have an answer of their own
 
 
 def test_report_reads_as_lines() -> None:
