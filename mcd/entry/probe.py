@@ -90,6 +90,8 @@ class Probe:
             async with self._asking:
                 await self.ask(peer_id)
         except McdError as problem:
+            if isinstance(problem, PeerTimeoutError):
+                self.directory.mark_suspect(peer_id)
             self._log.debug("info_failed", peer_id=peer_id, code=problem.code)
 
     async def ask(self, peer_id: PeerId) -> info.Answer:

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from mcd.api.request import ChatMessage, ChatRequest
+from mcd.entry.probe import INFO_TIMEOUT_S
 from mcd.entry.router import STALL_S
 from mcd.errors import McdError, PeerTimeoutError, RefusedError
 from mcd.exchange.states import ACCEPT_TIMEOUT_S, IDLE_TIMEOUT_S, LINGER_TIMEOUT_S
@@ -188,6 +189,16 @@ async def test_many_peers_that_only_refuse_do_not_hide_the_one_that_answers() ->
             except McdError:
                 await trio.sleep(0.5)  # as a client would
         assert n_answered >= 8
+
+
+async def test_a_peer_that_does_not_say_who_it_is_is_asked_after_all_others() -> None:
+    async with nodes(mute=Play(), good=Play()) as (entry, providers):
+        mute = providers["mute"]
+        mute.mesh.serve(INFO_PROTOCOL, speaks())
+        await entry.mesh.connect(mute.peer_id, ())
+        await trio.sleep(INFO_TIMEOUT_S + 0.1)
+        assert {card.name: card.state for card in entry.entry.peers()} == {"mute": "suspect", "good": "alive"}
+        assert entry.entry.route(ALIAS, 10, 10)[0].name == "good"
 
 
 # --- entries against a provider ------------------------------------------------------------------------------
