@@ -28,6 +28,7 @@ from mcd.exchange.states import Role, State
 from mcd.ids import PeerId
 from mcd.ports import Clock, Engine, EngineChunk, EngineEvent, EngineFinished, EngineRequest, EngineStarted, Stream
 from mcd.provider.admission import Admission, Ask, Decision, Load, Refuse
+from mcd.provider.uploads import Upload, Uploads
 from mcd.wire.header import decode_header
 from mcd.wire.messages import (
     Abort,
@@ -93,6 +94,7 @@ class Provider:
 
     def __init__(self, engines: Sequence[Engine], clock: Clock) -> None:
         self.served = Served()
+        self._uploads = Uploads()
         self._desks = [_Desk(engine) for engine in engines]
         self._clock = clock
 
@@ -103,10 +105,11 @@ class Provider:
 
     async def serve(self, stream: Stream) -> None:
         """Serve one inbound stream to its end. The handler of EXCHANGE_PROTOCOL."""
-        talk = Conversation(Role.PROVIDER, self._clock, stream)
+        upload = Upload(stream, self._uploads)
+        talk = Conversation(Role.PROVIDER, self._clock, upload)
         last: Abort | None = Abort(AbortCode.INTERNAL)
         try:
-            last = await self._serve(talk, stream.peer_id)
+            last = await self._serve(talk, upload)
         except RemoteProtocolError:
             self.served.outcomes["protocol"] += 1
             last = Abort(AbortCode.PROTOCOL)
@@ -118,19 +121,21 @@ class Provider:
         except LocalProtocolError:
             self.served.outcomes["internal"] += 1
         finally:
+            upload.done()
             if last is None and talk.exchange.state in _SAID:
                 await talk.finish()  # a reset would take what a slow entry has not read yet
             else:
                 await talk.end(last)
 
-    async def _serve(self, talk: Conversation, peer_id: PeerId) -> Abort | None:
+    async def _serve(self, talk: Conversation, upload: Upload) -> Abort | None:
         """Answer quotes until the request comes, then answer that. Returns the last word, if one is due."""
         while not talk.exchange.is_over:
             match await talk.next_event():
                 case RequestReceived(message=message):
-                    return await self._answer(talk, peer_id, message)
+                    upload.done()
+                    return await self._answer(talk, upload.peer_id, message)
                 case QuoteRequested(message=message):
-                    await self._quote(talk, peer_id, message)
+                    await self._quote(talk, upload.peer_id, message)
                 case _:
                     return None
         return None

@@ -170,7 +170,7 @@ async def leave_open(host: Host, victim: PeerId, valid: dict[str, list[bytes]]) 
                 nursery.start_soon(hold, b"")
                 nursery.start_soon(hold, request)
                 nursery.start_soon(hold, request[:10], request[10:])
-                nursery.start_soon(hold, (9 * 1024 * 1024).to_bytes(4, "big") + bytes(100_000))
+                nursery.start_soon(hold, (9 * 1024 * 1024).to_bytes(4, "big") + bytes(2_000_000))
                 nursery.start_soon(hold, b"\0", b"\0" * 50, INFO_PROTOCOL)
                 nursery.start_soon(hold, b"\0", b"\0" * 50, RECORDS_PROTOCOL)
 

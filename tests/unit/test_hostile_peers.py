@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -12,12 +13,13 @@ import trio
 from mcd.api.request import ChatMessage, ChatRequest
 from mcd.entry.probe import INFO_TIMEOUT_S
 from mcd.entry.router import STALL_S
-from mcd.errors import McdError, PeerTimeoutError, RefusedError
-from mcd.exchange.states import ACCEPT_TIMEOUT_S, IDLE_TIMEOUT_S, LINGER_TIMEOUT_S
+from mcd.errors import McdError, PeerTimeoutError, RefusedError, StreamBrokenError
+from mcd.exchange.states import ACCEPT_TIMEOUT_S, IDLE_TIMEOUT_S, LINGER_TIMEOUT_S, REQUEST_TIMEOUT_S
 from mcd.ids import ModelDigest
 from mcd.ports import EngineStatus, Stream
 from mcd.provider import serve
 from mcd.provider.serve import SEND_STALL_S
+from mcd.provider.uploads import FREE_UPLOAD_BYTES, MAX_LARGE_UPLOADS_PER_PEER
 from mcd.wire.codec import decode_exchange, encode_exchange
 from mcd.wire.envelope import Terms, seal_request
 from mcd.wire.framing import FrameReader, frame
@@ -231,6 +233,39 @@ async def heard(stream: Stream) -> list[ExchangeMessage]:
     except McdError:
         pass
     return messages
+
+
+@pytest.mark.spec("EX-29")
+async def test_requests_that_never_become_whole_hold_little_and_hold_up_nobody() -> None:
+    async with nodes(ada=Play(), mallory=Play()) as (entry, providers):
+        ada, mallory = providers["ada"], providers["mallory"]
+        mallory.mesh.serve(EXCHANGE_PROTOCOL, speaks())
+        entry.router.health.failed(mallory.peer_id, trio.current_time())
+        part = (9_000_000).to_bytes(4, "big") + bytes(2_000_000)
+        n_sent = 0
+
+        async def send_all_but_the_end() -> None:
+            nonlocal n_sent
+            stream = await open_to(mallory, ada, b"")
+            with contextlib.suppress(StreamBrokenError):  # in the end by the request timer
+                for at in range(0, len(part), 10_000):
+                    await stream.send(part[at : at + 10_000])
+                    n_sent += 10_000
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(send_all_but_the_end)
+            await trio.sleep(1)
+            window = 262_144
+            assert n_sent <= 50 * (FREE_UPLOAD_BYTES + 65_536 + window) + MAX_LARGE_UPLOADS_PER_PEER * len(part)
+            assert ada.provider._uploads.n_large == MAX_LARGE_UPLOADS_PER_PEER
+            assert text(await entry.ask()) == words(5)
+            assert text(await entry.ask(content="x" * 200_000)) == words(5)
+            await trio.sleep(REQUEST_TIMEOUT_S)
+            assert ada.provider._uploads.n_large <= MAX_LARGE_UPLOADS_PER_PEER
+            nursery.cancel_scope.cancel()
+        await trio.sleep(2 * REQUEST_TIMEOUT_S)
+        assert ada.provider._uploads.n_large == 0
 
 
 @pytest.mark.spec("EX-28")
