@@ -25,14 +25,17 @@ class Conversation:
     """Pairs a stream with its exchange. One task may wait in `next_event` while another sends."""
 
     def __init__(self, role: Role, clock: Clock, stream: Stream | None = None) -> None:
-        self.exchange = Exchange(role, clock.now())
+        now = clock.now()
+        self.exchange = Exchange(role, now)
         self._clock = clock
         self._stream = stream
         self._sending = trio.Lock()
         """A message is sent whole before the next one is noted, so that frames never interleave."""
-        self.sent_at = clock.now()
+        self.sent_at = now
         """When our newest message was noted."""
         self._waiting: trio.CancelScope | None = None
+        self._armed_for: Seconds | None = None
+        """The exchange's deadline that `_waiting` stands for; most messages do not move it."""
 
     def attach(self, stream: Stream) -> None:
         """Set the stream, where the first message opened it."""
@@ -46,7 +49,7 @@ class Conversation:
         """
         self.sent_at = self._clock.now()
         data = self.exchange.send(message, self.sent_at)
-        if self._waiting is not None:
+        if self._waiting is not None and self.exchange.deadline() != self._armed_for:
             self._waiting.deadline = self._trio_deadline()
         return data
 
@@ -111,8 +114,7 @@ class Conversation:
             await self._open_stream().reset()
 
     async def _wait(self) -> None:
-        deadline = max(self._trio_deadline(), trio.current_time() + LATE_READ_S)
-        with trio.CancelScope(deadline=deadline) as scope:
+        with trio.CancelScope(deadline=self._trio_deadline(LATE_READ_S)) as scope:
             self._waiting = scope
             self.exchange.receive_data(await self._receive(), self._clock.now())
         self._waiting = None
@@ -134,6 +136,8 @@ class Conversation:
         assert self._stream is not None, "attach comes before any use of the stream"
         return self._stream
 
-    def _trio_deadline(self) -> Seconds:
-        deadline = self.exchange.deadline()
-        return math.inf if deadline is None else trio.current_time() + deadline - self._clock.now()
+    def _trio_deadline(self, at_least_s: Seconds = 0.0) -> Seconds:
+        self._armed_for = deadline = self.exchange.deadline()
+        if deadline is None:
+            return math.inf
+        return trio.current_time() + max(deadline - self._clock.now(), at_least_s)

@@ -47,6 +47,8 @@ class Trial:
         self._is_judged = False
         self._idle_since = self._sent_at
         """Newest instant at which the provider moved on or we did not listen."""
+        self._has_moved = False
+        """Tokens came since the last event was handed on."""
         self._is_listening = True
         self._left_at = self._sent_at
         router.estimates.sent(candidate.peer_id, candidate.digest)
@@ -64,7 +66,7 @@ class Trial:
 
     def tokens_came(self, n_tokens: int) -> None:
         """Output tokens arrived."""
-        self._idle_since = self._router.clock.now() if n_tokens else self._idle_since
+        self._has_moved = self._has_moved or n_tokens > 0
         if n_tokens and self._first_at is None:
             self._first_at = self._router.clock.now()
             ttft_s = self._first_at - self._sent_at
@@ -75,6 +77,8 @@ class Trial:
         """An event went to our user; until `listening`, silence is not the provider's."""
         self._is_listening = False
         self._left_at = self._router.clock.now()
+        if self._has_moved:
+            self._has_moved, self._idle_since = False, self._left_at
 
     def listening(self) -> None:
         """Our user took it and wants more."""
