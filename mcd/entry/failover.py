@@ -13,11 +13,11 @@ from mcd.api.events import AnswerEvent, Answering, Waiting
 from mcd.api.request import ChatRequest
 from mcd.entry.router import Router, Trial, want_of
 from mcd.entry.session import Asked, Session
-from mcd.errors import McdError
+from mcd.errors import McdError, UserError
 from mcd.ids import ModelDigest, PeerId
 from mcd.log import Log
 from mcd.routing.plan import Candidate, Want
-from mcd.wire.payload import Delta, Final
+from mcd.wire.payload import Delta, Final, Usage
 
 MAX_ATTEMPTS = 4
 """Providers tried for one request. Each failed one costs its user waiting time; a fifth rarely helps."""
@@ -50,6 +50,8 @@ class _Progress:
         """Set by the first token: only this very file can go on."""
         self.has_begun = False
         self.had_second_chance = False
+        self.n_prompt_counted = 0
+        """As the engine said."""
         self._want = want_of(request)
 
     @property
@@ -66,6 +68,14 @@ class _Progress:
             self.has_begun = True
             self.digest = candidate.digest
             self.tokens.extend(event.tokens)
+        elif isinstance(event, Answering):
+            self.n_prompt_counted = event.n_prompt_tokens
+
+    @property
+    def is_at_limit(self) -> bool:
+        """Nothing is left to ask for."""
+        limit = self.request.max_tokens
+        return limit is not None and self.request.n == 1 and len(self.tokens) >= limit
 
     @property
     def may_continue(self) -> bool:
@@ -117,15 +127,27 @@ class Failover:
                 return  # noqa: TRY300  # the answer is whole; an else would hide the loop
             except McdError as problem:
                 trial.failed(problem)
+                if isinstance(problem, UserError) and failure is not None and asked.resume:
+                    raise failure from None  # what another provider delivered cannot be gone on with: not the user's
                 failure = problem
                 if not problem.may_try_another or not progress.may_continue:
                     raise
+                if progress.is_at_limit:
+                    yield self._cut(progress)
+                    return
                 self.answered.n_failovers += 1
                 self._log.info("failover", peer_id=candidate.peer_id, code=problem.code, outcome="next candidate")
             finally:
                 trial.close()
         assert failure is not None
         raise failure
+
+    def _cut(self, progress: _Progress) -> Final:
+        """The end of an answer whose every token came, and whose provider left before it said so.   [EX-10]"""
+        usage = Usage(progress.n_prompt_counted, len(progress.tokens))
+        self.answered.n_prompt_tokens += usage.n_prompt_tokens
+        self.answered.n_output_tokens += usage.n_output_tokens
+        return Final(("length",), usage, b"")
 
     async def _choose(self, progress: _Progress, failure: McdError | None) -> Candidate:
         """The next candidate. When all were tried, those that only stumbled get a second chance, once.

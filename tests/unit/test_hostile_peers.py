@@ -41,6 +41,7 @@ from mcd.wire.messages import (
     Started,
     Waiting,
 )
+from mcd.wire.payload import Failure, Final
 from mcd.wire.records import open_record
 from mcd.wire.signing import SigningKey, public_key_of
 from tests.fakes.sealing_engine import ALIAS, DIGEST, Play, SealingEngine
@@ -191,6 +192,35 @@ async def test_many_peers_that_only_refuse_do_not_hide_the_one_that_answers() ->
             except McdError:
                 await trio.sleep(0.5)  # as a client would
         assert n_answered >= 8
+
+
+@pytest.mark.spec("EX-10")
+async def test_a_provider_that_leaves_behind_the_last_token_has_given_the_whole_answer() -> None:
+    """Going on behind the limit was a protocol error of our own, and the user's answer ended with it."""
+    async with nodes(ada=Play(die_at=3)) as (entry, _):
+        events = await entry.ask(max_tokens=3)
+        assert text(events) == words(3)
+        final = events[-1]
+        assert isinstance(final, Final)
+        assert (final.finish_reasons, final.usage.n_prompt_tokens, final.usage.n_output_tokens) == (("length",), 7, 3)
+        assert entry.failover.answered.n_failed == 0
+
+
+async def test_tokens_nobody_can_go_on_with_are_not_the_users_fault() -> None:
+    """A provider that delivers impossible tokens and breaks off makes the next one call the request invalid."""
+    async with nodes(ada=Play(die_at=2), bob=Play(die_at=2)) as (entry, providers):
+
+        async def turn_down() -> None:
+            while not any(node.engines[0].n_tokens_made == 2 for node in providers.values()):  # noqa: ASYNC110 - no event
+                await trio.sleep(0.001)
+            for node in providers.values():
+                node.engines[0].play.failure = Failure("invalid_request", "no such token", "resume")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turn_down)
+            with pytest.raises(McdError) as caught:
+                await entry.ask()
+        assert caught.value.http_status == 502
 
 
 async def test_a_peer_that_does_not_say_who_it_is_is_asked_after_all_others() -> None:
