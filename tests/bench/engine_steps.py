@@ -21,7 +21,7 @@ from mcd.engine import abi
 from mcd.engine.catalogue import embedded_path
 from mcd.engine.link import LinkClosedError, WorkerLink
 from mcd.engine.llama import LlamaBackend
-from mcd.engine.messages import Finished, Submit, ToDaemon, ToWorker
+from mcd.engine.messages import Chunk, Credit, Finished, Submit, ToDaemon, ToWorker
 from mcd.engine.seal import SealKeys
 from mcd.engine.worker import Worker
 from mcd.wire.codec import encode_body
@@ -67,22 +67,24 @@ class Mark:
 
 
 class BenchLink(WorkerLink):
-    """Hands in all requests at once, drops what is written, ends the loop with the last answer."""
+    """Hands in all requests at once, takes and drops what is written, ends the loop with the last answer."""
 
     def __init__(self, fd: int, submits: list[ToWorker], mark: Callable[[], Mark]) -> None:
         super().__init__(fd)
-        self._submits = submits
+        self._inbox = submits
         self._n_left = len(submits)
         self._mark = mark
         self.marks: list[Mark] = []
 
     def receive(self) -> list[ToWorker]:
         self.marks.append(self._mark())
-        taken, self._submits = self._submits, []
+        taken, self._inbox = self._inbox, []
         return taken
 
     def post(self, frame: ToDaemon, size_bytes: int = 64) -> None:
         self._n_left -= isinstance(frame, Finished)
+        if isinstance(frame, Chunk):
+            self._inbox.append(Credit(frame.id, 1))
         super().post(frame, size_bytes)
 
     def flush(self) -> None:
