@@ -171,7 +171,7 @@ class Daemon:
 
     def status(self) -> DaemonStatus:
         """The whole daemon in one struct."""
-        answered, served = self._failover.answered, self._provider.served
+        answered, served, now_ms = self._failover.answered, self._provider.served, self._clock.unix_ms()
         ttfts = sorted(self._router.ttfts)
         counters = {f"record_{why}": count for why, count in self._directory.counters.items()}
         counters["request_failovers"] = answered.n_failovers
@@ -186,8 +186,8 @@ class Daemon:
             http=self._http,
             addresses=tuple(self._mesh.addresses()),
             n_links=len(self._mesh.links()),
-            n_peers=len(self._entry.peers()),
-            n_models=len(self._entry.models()),
+            n_peers=len(self._directory.peers(now_ms)),
+            n_models=len(self._directory.snapshot(now_ms).by_alias),
             engines=tuple(engine.status() for engine in self._engines),
             n_requests=answered.n_requests,
             n_failed=answered.n_failed,
