@@ -35,7 +35,8 @@ class Batch:
         )
 
     def clear(self) -> None:
-        """Start over."""
+        """Start over; the tokens are overwritten, for they are somebody's prompt."""
+        self._token[: self.n_rows] = 0
         self.n_rows = 0
 
     def add(self, tokens: Sequence[int], pos: int, sequence: int, *, wants_output: bool) -> int:

@@ -79,6 +79,7 @@ class Scheduler:
         if not self._decode():
             self._break_all(now)
             return
+        self._batch.clear()
         context = self._context.handle
         for sequence, row in outputs:
             token = sequence.sampler.sample(context, row)

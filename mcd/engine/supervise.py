@@ -38,6 +38,7 @@ PASSED_ENV = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", 
 WORKER_ENV = {
     "GGML_NO_BACKTRACE": "1",  # ggml_abort would fork a debugger onto the live process and print its stack
     "MALLOC_PERTURB_": "85",  # glibc overwrites freed memory, so a finished request leaves no residue
+    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",  # but not what its cache of small blocks takes: no such cache
     "PYTHONMALLOC": "malloc",  # and Python's own allocator does not keep it from doing so
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONUTF8": "1",

@@ -1,0 +1,80 @@
+"""What a finished request leaves in the memory of the inference process, in any spelling: nothing of its text."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from mcd.engine import supervise
+from mcd.engine.catalogue import EngineSpec, resolve
+from mcd.ports import EngineStarted
+from tests.e2e.memory import search, spellings
+from tests.e2e.test_canary import token_ids
+from tests.fakes.engine_entry import Answer, EntrySide, chat, running
+
+READABLE = "from mcd.engine import sandbox\nsandbox._not_dumpable = lambda profile: 'not for this test'\n"
+"""Leaves the worker readable to us, who may not be root; everything else is as ever."""
+TOKEN_IDS = {"token ids u32"}
+LIKELY = ("utf-8", "utf-16-le", "utf-32-le", "token ids u32", "token ids json")
+"""Of all spellings; each costs a pass over 250 MB."""
+
+
+@pytest.fixture
+def nano(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineSpec:
+    (tmp_path / "sitecustomize.py").write_text(READABLE)
+    environment: Callable[[], dict[str, str]] = supervise._environment
+    monkeypatch.setattr(
+        supervise,
+        "_environment",
+        lambda: (given := environment()) | {"PYTHONPATH": f"{tmp_path}:{given['PYTHONPATH']}"},
+    )
+    return resolve((), tmp_path, "llama")[0]
+
+
+async def left(side: EntrySide, needles: dict[str, bytes], allowed: set[str]) -> set[str]:
+    """What is found in the worker, once no more is found than allowed; after some tries, whatever is."""
+    assert side.engine.pid is not None
+    found = set(needles)
+    for _ in range(20):
+        found = search(side.engine.pid, needles)
+        if found <= allowed:
+            break
+        await trio.sleep(0.1)
+    return found
+
+
+async def ask_and_look(side: EntrySide, text: str, salt: str, needles: dict[str, bytes]) -> tuple[Answer, set[str]]:
+    """An answer, and what was in the worker's memory while it was made."""
+    assert side.engine.pid is not None
+    answer, seen = Answer(), set[str]()
+    request, opener = side.seal(chat(text, max_tokens=60), salt=salt)
+    async with side.engine.submit(request) as events:
+        async for event in events:
+            side.take(answer, opener, event)
+            if isinstance(event, EngineStarted):
+                os.kill(side.engine.pid, signal.SIGSTOP)
+                seen = search(side.engine.pid, needles)
+                os.kill(side.engine.pid, signal.SIGCONT)
+    return answer, seen
+
+
+async def test_nothing_of_a_finished_request_is_left_in_the_heap(nano: EngineSpec) -> None:
+    """The text at once; its token ids stay in llama.cpp's own buffers until they are used for another prompt."""
+    async with running(nano) as side:
+        for salt in ("", "a salt"):
+            canary = f"kanarie {secrets.token_hex(12)} vogel"
+            spelt = spellings(canary, token_ids(canary))
+            needles = {name: spelt[name] for name in LIKELY}
+            answer, seen = await ask_and_look(side, f"Remember {canary} and tell me about mcd.", salt, needles)
+            assert "utf-8" in seen, "the positive control failed: this test could not find a leak"
+            assert await left(side, needles, TOKEN_IDS) <= TOKEN_IDS
+            assert len(answer.text) > 20
+            assert await left(side, {"utf-8": answer.text[:20].encode()}, set()) == set()
+            await side.ask(chat("x y " * 100, max_tokens=1))
+            assert await left(side, needles, set()) == set()
