@@ -106,12 +106,21 @@ class Conversation:
             await self._open_stream().close()
 
     async def end(self, last: Abort | Cancel | None = None) -> None:
-        """Say a last word if it may still be said, and reset the stream. At most half a second, even cancelled."""
+        """Say a last word if it may still be said, and let go of the stream. At most half a second, even cancelled.
+
+        After an Abort only our half ends, since a reset would take what the peer has not read yet, the Abort too; what
+        it still sends is dropped by whoever runs our handler.
+        """
+        is_abort_out = False
         with trio.CancelScope(shield=True):
             if last is not None and self.exchange.may_send(type(last)):
                 with trio.move_on_after(LAST_WORD_S), contextlib.suppress(StreamBrokenError):
                     await self.send(last)
-            await self._open_stream().reset()
+                    is_abort_out = isinstance(last, Abort)
+            if is_abort_out:
+                await self._open_stream().close()
+            else:
+                await self._open_stream().reset()
 
     async def _wait(self) -> None:
         with trio.CancelScope(deadline=self._trio_deadline(LATE_READ_S)) as scope:

@@ -23,7 +23,7 @@ from mcd.wire.discovery import RECORDS_PROTOCOL, RecordsRequest, encode_records
 from mcd.wire.framing import frame
 from mcd.wire.header import Header, encode_header
 from mcd.wire.info import ask
-from mcd.wire.messages import EXCHANGE_PROTOCOL, INFO_PROTOCOL, Abort, Cancel, QuoteRequest, Request, Voucher
+from mcd.wire.messages import EXCHANGE_PROTOCOL, INFO_PROTOCOL, Abort, AbortCode, Cancel, QuoteRequest, Request, Voucher
 from scripts.local_mesh import LocalMesh, Peer, local_mesh, serves
 from tests.e2e.test_mesh_lives import HELLO, seconds_until
 from tests.integration.mesh_peers import running_host
@@ -233,6 +233,23 @@ def test_streams_opened_and_left_cost_little(peers: tuple[Peer, Peer]) -> None:
     assert max(took_s) < 10
     assert rss(provider) - before < MAX_GROWTH_BYTES
     no_worse(entry, provider)
+
+
+@pytest.mark.spec("EX-50")
+def test_an_abort_arrives_before_its_stream_ends(peers: tuple[Peer, Peer]) -> None:
+    """A reset right behind it took every single one away."""
+    heard: list[bytes] = []
+
+    async def ask(host: Host, victim: PeerId) -> None:
+        no_header = encode_exchange(Request(bytes(136), b"x", 1))
+        for _ in range(20):
+            stream = await host.open_stream(victim, EXCHANGE_PROTOCOL, frame(no_header))
+            with trio.fail_after(5):
+                heard.append(await stream.receive())
+            await stream.reset()
+
+    trio.run(attack, peers[1], ask)
+    assert set(heard) == {frame(encode_exchange(Abort(AbortCode.ENVELOPE)))}
 
 
 # --- hostile clients -----------------------------------------------------------------------------------------
