@@ -25,7 +25,7 @@ from mcd.exchange.states import (
     ABSORBING,
     MIN_UPLOAD_BYTES_PER_S,
     TERMINAL,
-    TIMERS,
+    TIMERS_IN,
     TRANSITIONS,
     Closed,
     Role,
@@ -300,7 +300,7 @@ class Exchange:
         return PeerClosed(is_truncated=self._state is State.BROKEN)
 
     def _next_timer(self) -> TimerRule | None:
-        due = [rule for rule in TIMERS if rule.role is self.role and self._state in rule.states]
+        due = TIMERS_IN[self.role, self._state]
         if self.is_over or not due:
             return None
         return min(due, key=self._expires_at)

@@ -51,6 +51,8 @@ from mcd.wire.messages import (
 class Role(Enum):
     """Who speaks."""
 
+    __hash__ = object.__hash__  # members are singletons; Enum's own hash runs Python code at every look-up
+
     ENTRY = "entry"
     PROVIDER = "provider"
 
@@ -62,6 +64,8 @@ class Role(Enum):
 
 class State(Enum):
     """Where an exchange stands."""
+
+    __hash__ = object.__hash__  # as above
 
     IDLE = "idle"
     """The stream is open; nothing was asked."""
@@ -279,3 +283,12 @@ TIMERS: Final = (
     TimerRule(Timer.TOTAL, Role.ENTRY, _ASKED, TOTAL_TIMEOUT_S, "requested"),
 )
 """Every timer. An expired one sends Abort with its code and becomes a TimedOut event; LINGER only stops the wait."""
+
+TIMERS_IN: Final = MappingProxyType(
+    {
+        (role, state): tuple(rule for rule in TIMERS if rule.role is role and state in rule.states)
+        for role in Role
+        for state in State
+    }
+)
+"""The same by who watches in which state."""
