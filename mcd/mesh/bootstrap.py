@@ -10,6 +10,7 @@ import trio
 from mcd.errors import ConfigError, McdError, RemoteProtocolError
 from mcd.ids import PeerId
 from mcd.mesh.counters import Counters
+from mcd.mesh.gossip_gate import Bucket
 from mcd.units import Seconds
 from mcd.wire.signing import public_key_of
 
@@ -25,6 +26,10 @@ MAX_KEPT_LINKS = 64
 MAX_SUGGESTED = 512
 MAX_AT_ONCE = 8
 """Dials under way: a handshake costs 10 ms of CPU on either side."""
+SUGGESTED_DIALS_PER_S = 2
+"""Anyone may sign records with a victim's address under ever new ids: what a network sends there must stay small."""
+SUGGESTED_BURST = 64
+"""A joining peer reaches its MAX_KEPT_LINKS at once."""
 YIELD_S: Seconds = 2.0
 """Of two peers that hear of each other at once, the one with the greater id waits this long for the other's dial."""
 
@@ -81,6 +86,7 @@ class Dialer:
         self._linked: set[PeerId] = set()
         self._dialling: set[PeerId] = set()
         self._targets: dict[PeerId, _Target] = {}
+        self._strangers = Bucket(SUGGESTED_DIALS_PER_S, SUGGESTED_BURST)
         self._wake = trio.Event()
         self.is_banned: Callable[[PeerId], bool] = lambda _: False
         for address in bootstrap:
@@ -131,7 +137,7 @@ class Dialer:
                 now = trio.current_time()
                 for peer in [peer for peer, target in self._targets.items() if target.due <= now]:
                     await places.acquire()
-                    if not self._wants(peer):
+                    if not self._wants(peer) or not self._may_dial(self._targets[peer]):
                         places.release()
                         continue
                     self._dialling.add(peer)
@@ -148,6 +154,14 @@ class Dialer:
             target.due = trio.current_time() + MAX_RETRY_S
             return False
         return target.is_bootstrap or len(self._linked | self._dialling) < MAX_KEPT_LINKS
+
+    def _may_dial(self, target: _Target) -> bool:
+        """Whether the rate allows this dial now; else it is put off.   [DISC-74]"""
+        now = trio.current_time()
+        if target.is_bootstrap or self._strangers.take(now):
+            return True
+        target.due = now + (1 + random.random()) / SUGGESTED_DIALS_PER_S  # noqa: S311 # no order to rely on
+        return False
 
     def _next_due(self) -> Seconds:
         """When the next dial is due; linked peers are not waited for."""

@@ -13,7 +13,7 @@ from mcd.engine.batch import Batch
 @pytest.fixture
 def batch() -> Batch:
     lib = SimpleNamespace(
-        llama_batch=lambda **members: SimpleNamespace(**members),
+        llama_batch=SimpleNamespace,
         llama_token=ctypes.c_int32,
         llama_pos=ctypes.c_int32,
         llama_seq_id=ctypes.c_int32,

@@ -16,6 +16,8 @@ from mcd.mesh.bootstrap import (
     MAX_RETRY_S,
     MAX_SUGGESTED,
     MAX_SUGGESTED_TRIES,
+    SUGGESTED_BURST,
+    SUGGESTED_DIALS_PER_S,
     YIELD_S,
     Dialer,
     peer_of,
@@ -175,3 +177,23 @@ def test_the_peer_of_a_bootstrap_address() -> None:
     for text in ("/ip4/1.2.3.4/tcp/1", f"/p2p/{BOOT}", "/ip4/1.2.3.4/tcp/1/p2p/", ADDRESS[:-1], ADDRESS + "x"):
         with pytest.raises(ConfigError):
             peer_of(text)
+
+
+@pytest.mark.spec("DISC-74")
+@pytest.mark.autojump
+async def test_records_of_strangers_cannot_make_us_dial_without_end() -> None:
+    """Anyone may sign records with a victim's address under ever new ids; every peer of the network reads them."""
+    world = World((ADDRESS,))
+    async with dialling(world):
+        world.alive.add(BOOT)
+        await trio.sleep(1)
+        for second in range(60):
+            for index in range(100):
+                world.dialer.suggest(PeerId(f"z{second}-{index}"), ("/ip4/192.0.2.1/tcp/22",))
+            if second == 30:
+                world.dialer.link_down(BOOT)
+            await trio.sleep(1)
+        strange = [at for at, dialled in world.dials if dialled != BOOT]
+        assert SUGGESTED_BURST <= len(strange) <= SUGGESTED_BURST + 61 * SUGGESTED_DIALS_PER_S
+        assert strange[-1] > 50, "the rest are dialled later, not never"
+        assert len([at for at in world.times(BOOT) if 31 <= at <= 33]) == 1, "our own choice does not wait for them"
