@@ -139,7 +139,10 @@ class Grammar:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise self.fault("it is not JSON") from None
         self._refs = {}
-        return self._visit(self._root, name, 0)
+        try:
+            return self._visit(self._root, name, 0)
+        except (TypeError, AttributeError):  # a keyword's value is not of the kind that JSON Schema says
+            raise self.fault("a keyword has a value of the wrong kind") from None
 
     def _visit(self, node: Any, name: str, depth: int) -> str:
         if depth > MAX_DEPTH:
@@ -216,7 +219,9 @@ class Grammar:
 
     def _merge(self, node: dict[str, Any]) -> dict[str, Any]:
         merged: dict[str, Any] = {k: v for k, v in node.items() if k != "allOf"}
-        for part in node["allOf"] if isinstance(node["allOf"], list) else ():
+        if not isinstance(node["allOf"], list):
+            raise self.fault("allOf needs a list")
+        for part in node["allOf"]:
             if isinstance(part, dict) and part.keys() - ANNOTATIONS == {"$ref"} and len(node["allOf"]) == 1:
                 self._only(merged.keys() - ANNOTATIONS, set())
                 return part

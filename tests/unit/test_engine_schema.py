@@ -50,6 +50,48 @@ def test_what_cannot_be_enforced_is_named(schema: Any, says: str) -> None:
     assert caught.value.param == "response_format"
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer", "exclusiveMinimum": "a"},
+        {"type": [["string"]]},
+        {"type": [{}]},
+        {"type": {}},
+        {"type": "object", "properties": {"a": {}}, "required": [["a"]]},
+        {"type": "array", "prefixItems": None},
+        {"type": "string", "format": ["date"]},
+        {"allOf": [{"properties": 5}]},
+        {"allOf": [{"required": 5}]},
+        {"allOf": "x"},
+    ],
+)
+def test_a_keyword_of_the_wrong_kind_is_the_requests_fault(schema: Any) -> None:
+    """Were it taken for a fault of the engine, one bad schema would be tried on, and count against, every provider."""
+    with pytest.raises(UnsupportedError) as caught:
+        compile_schema(schema)
+    assert caught.value.param == "response_format"
+
+
+def test_too_many_optional_properties_or_rules_are_refused() -> None:
+    def wide(n: int, required: bool) -> Any:
+        names = [f"p{i}" for i in range(n)]
+        return {"type": "object", "properties": {name: {} for name in names}, "required": names if required else []}
+
+    assert compile_schema(wide(64, required=False))
+    with pytest.raises(UnsupportedError, match="64 optional"):
+        compile_schema(wide(65, required=False))
+    assert compile_schema(wide(1000, required=True))
+    with pytest.raises(UnsupportedError, match="too large"):
+        compile_schema(wide(4200, required=True))
+
+
+def test_a_least_number_of_items_is_exact() -> None:
+    text = compile_schema({"type": "array", "items": {"type": "null"}, "minItems": 2})
+    assert 'null (ws "," ws null)+ ws' in text
+    text = compile_schema({"type": "array", "items": {"type": "null"}, "minItems": 3})
+    assert 'null (ws "," ws null){2,} ws' in text
+
+
 def test_deep_and_large_schemas_are_refused_quickly() -> None:
     deep: Any = {"type": "string"}
     for _ in range(100):

@@ -101,6 +101,25 @@ def test_full_memory_waits_and_idle_caches_yield_oldest_first() -> None:
     assert found.evict == [pool[1]]
 
 
+def test_a_source_that_must_make_room_goes_last() -> None:
+    """Its cells are copied first, and cleared after that."""
+    pool = slots(3)
+    busy(pool[0], [1], 1)
+    idle(pool[1], [*SYSTEM, *range(900, 900 + 2 * len(SYSTEM))], last_used=1.0)
+    found = place(pool, [*SYSTEM, 1, 2], "k", 3 * len(SYSTEM), 4 * len(SYSTEM), can_cut=True)
+    assert found is not None
+    assert found.slot is pool[2]
+    assert (found.source, found.n_reused) == (pool[1], len(SYSTEM))
+    assert found.evict == [pool[1]]
+
+
+def test_nobody_waits_for_the_prefill_of_another_key() -> None:
+    pool = slots(2)
+    busy(pool[0], SYSTEM[:10], 300, key="k", planned=SYSTEM)
+    assert must_hold(pool, [*SYSTEM, 1], "k")
+    assert not must_hold(pool, [*SYSTEM, 1], "another")
+
+
 def test_same_prefix_waits_for_the_prefill_under_way() -> None:
     pool = slots(3)
     busy(pool[0], SYSTEM[:10], 300, planned=SYSTEM)

@@ -64,3 +64,10 @@ def test_known_text_of_a_piece_is_not_used_inside_a_character() -> None:
     assert stream.feed(first) == ""
     assert stream.feed(rest + b"!") == "é!"
     assert stream.feed(b"?", "?") == "?"
+
+
+def test_a_broken_character_is_shown_before_the_known_text_that_follows_it() -> None:
+    stream = TextStream()
+    assert stream.feed(b"\xc3") == ""
+    assert stream.feed(b"?", "?") == "\ufffd?"
+    assert stream.finish() == ""

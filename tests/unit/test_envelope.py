@@ -11,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from mcd.errors import EnvelopeError, LimitError
+from mcd.wire import envelope
 from mcd.wire.envelope import REQUEST_LABEL, SealKey, Terms, open_request, seal_request
 from mcd.wire.frames import (
     _END_RESERVE_BYTES,
@@ -22,11 +23,11 @@ from mcd.wire.frames import (
     Opener,
 )
 from mcd.wire.header import Header, decode_header, encode_header
-from mcd.wire.keyconfig import choose_config, key_id
+from mcd.wire.keyconfig import KeyConfig, choose_config, key_id, sign_key_config, verify_key_config
 from mcd.wire.messages import MAX_BODY_BYTES, MAX_SEALED_FRAME_BYTES
 from mcd.wire.padding import MAX_FRAME_PLAIN_BYTES, bucket, end_padding_frames, padme
 from mcd.wire.signing import SigningKey
-from tests.unit.envelope_kit import CONFIGS, KEYS, MODEL, NOW_MS, PEER, find_key, pair, sealed
+from tests.unit.envelope_kit import CERTIFICATE, CONFIGS, ENGINE, KEYS, MODEL, NOW_MS, PEER, find_key, pair, sealed
 
 SUITES = pytest.mark.parametrize("suite", [1, 2])
 
@@ -104,6 +105,35 @@ def test_sealed_request_over_the_limit_is_not_opened() -> None:
     header, request, _ = sealed()
     with pytest.raises(EnvelopeError):
         open_request(header, request + bytes(MAX_BODY_BYTES + 1024 * 1024), find_key)
+
+
+def by_hand(plain: bytes, suite: int, named: int) -> tuple[bytes, bytes]:
+    """What a hostile entry may make: any plaintext, sealed to one suite's key under a header of another's."""
+    header = encode_header(
+        Header(named, bytes(16), PEER.public_key, CONFIGS[suite].key_id, MODEL, bytes(32), NOW_MS, 60_000)
+    )
+    hpke = envelope._HPKE[suite]
+    return header, hpke.encrypt(plain, envelope._public_key(CONFIGS[suite]), info=REQUEST_LABEL + header)
+
+
+def request_plain(n_body: int, body: bytes) -> bytes:
+    key = X25519PrivateKey.generate().public_key().public_bytes_raw()
+    return struct.pack(">32s32sI", bytes(32), key, n_body) + body
+
+
+@pytest.mark.spec("ENV-16")
+def test_what_is_inside_a_valid_seal_is_judged_too() -> None:
+    assert open_request(*by_hand(request_plain(2, b"{}\0\0"), 2, 2), find_key)[0] == b"{}"
+    for plain in (
+        request_plain(2, b"{}\0\1"),  # padding that says something
+        request_plain(5, b"{}"),  # shorter than it claims
+        request_plain(MAX_BODY_BYTES + 1, bytes(MAX_BODY_BYTES + 1)),
+    ):
+        with pytest.raises(EnvelopeError):
+            open_request(*by_hand(plain, 2, 2), find_key)
+    for suite in (1, 2):
+        with pytest.raises(EnvelopeError):
+            open_request(*by_hand(request_plain(2, b"{}"), suite, 3 - suite), find_key)
 
 
 @pytest.mark.spec("ENV-12")
@@ -297,6 +327,24 @@ def test_oversized_frame_is_refused() -> None:
         opener.open_frame(frame + b"\0")
 
 
+@pytest.mark.spec("ENV-21")
+@pytest.mark.parametrize(
+    ("claimed_bytes", "plain"),
+    [
+        (80, b"\0\0\0\1" + b"x" + b"\0" * 58 + b"!"),  # padding that says something
+        (81, b"\0\0\0\1" + b"x" + b"\0" * 59),  # the length in the head is not the frame's
+        (80, b"\0\0\0\x3d" + b"x" * 60),  # more data than there is
+    ],
+)
+def test_a_frame_of_the_right_key_and_the_wrong_form_is_refused(claimed_bytes: int, plain: bytes) -> None:
+    sealer, opener = pair()
+    head = struct.pack(">BI", FRAME_DATA, claimed_bytes)
+    frame = head + sealer._aead.encrypt(sealer._next_nonce(85), plain, head)
+    assert len(frame) == 85
+    with pytest.raises(EnvelopeError):
+        opener.open_frame(frame)
+
+
 @pytest.mark.spec("ENV-27")
 def test_number_of_frames_is_limited_at_both_ends() -> None:
     sealer, opener = pair()
@@ -304,9 +352,16 @@ def test_number_of_frames_is_limited_at_both_ends() -> None:
     with pytest.raises(LimitError):
         sealer.seal_data(b"x")
     assert sealer.seal_final(b"the last place is the end's")
-    opener._frames._n_frames = MAX_FRAMES
-    with pytest.raises(EnvelopeError):
-        opener.open_frame(struct.pack(">BI", FRAME_DATA, 80) + bytes(80))
+    sealer, opener = pair()
+    for n_before, is_opened in ((MAX_FRAMES - 1, True), (MAX_FRAMES, False)):
+        opener._frames._n_frames = sealer._n_frames = n_before
+        head = struct.pack(">BI", FRAME_DATA, 80)
+        frame = head + sealer._aead.encrypt(sealer._next_nonce(85), bytes(64), head)
+        if is_opened:
+            assert opener.open_frame(frame)
+        else:
+            with pytest.raises(EnvelopeError):
+                opener.open_frame(frame)
 
 
 @pytest.mark.spec("ENV-27")
@@ -394,3 +449,15 @@ def test_reprs_show_nothing() -> None:
 def test_header_encodes_what_it_decodes() -> None:
     header = Header(2, bytes(16), PEER.public_key, b"k" * 8, MODEL, bytes(32), NOW_MS, 1000, 0)
     assert decode_header(encode_header(header)) == header
+
+
+@pytest.mark.spec("ENV-09")
+def test_a_config_that_names_another_engine_is_refused() -> None:
+    for engine_key, opens in ((ENGINE.public_key, True), (SigningKey(b"o" * 32).public_key, False)):
+        made = KeyConfig(2, PEER.public_key, engine_key, NOW_MS, NOW_MS + 1000, 1, CONFIGS[2].public_key)
+        signed = sign_key_config(made, ENGINE)
+        if opens:
+            assert verify_key_config(signed, CERTIFICATE, PEER.public_key, NOW_MS)
+        else:
+            with pytest.raises(EnvelopeError):
+                verify_key_config(signed, CERTIFICATE, PEER.public_key, NOW_MS)

@@ -109,6 +109,8 @@ def test_three_banned_peers_of_a_public_subnet_close_it_for_an_hour() -> None:
     assert gate.is_banned(BOB, 0.0, "8.8.8.9")
     assert not gate.is_banned(BOB, 0.0, "8.8.9.9")
     assert not gate.is_banned(BOB, BAN_SUBNET_S, "8.8.8.9")
+    gate.ban(PeerId("4"), BAN_SUBNET_S, "8.8.8.4")
+    assert not gate.is_banned(BOB, BAN_SUBNET_S, "8.8.8.9"), "it takes three again"
 
 
 @pytest.mark.spec("DISC-24")
@@ -123,6 +125,16 @@ def test_private_addresses_are_never_banned_together(address: str) -> None:
 def test_subnets() -> None:
     assert subnet_of("8.8.8.8") == "8.8.8.0/24"
     assert subnet_of("2001:4860:4860::8888") == "2001:4860:4860::/48"
+
+
+def test_the_longest_unused_is_forgotten_first() -> None:
+    """Or a flood of new ids would clear the account of the neighbour that brings it."""
+    kept: gate_module.Recent[str, int] = gate_module.Recent(2)
+    kept.put("a", 1)
+    kept.put("b", 2)
+    assert kept.touch("a", lambda: 0) == 1
+    kept.put("c", 3)
+    assert list(kept) == ["a", "c"]
 
 
 def test_memory_is_bounded_whoever_comes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,6 +225,15 @@ def test_old_key_opens_for_a_while_and_is_then_destroyed() -> None:
     assert refusal(keys, header, sealed, gone_ms) == RefuseReason.KEY_UNKNOWN
 
 
+@pytest.mark.spec("ENV-11")
+def test_an_overdue_key_is_destroyed_by_the_next_request_at_the_latest() -> None:
+    keys = started()
+    gone_ms = NOW_MS + CONFIG_LIFETIME_MS + DESTROY_AFTER_MS
+    header, sealed, _ = request(config_of(keys), issued_ms=gone_ms)
+    assert refusal(keys, header, sealed, gone_ms) == RefuseReason.KEY_UNKNOWN  # though nobody rotated meanwhile
+    assert not keys._keys
+
+
 @pytest.mark.spec("ENV-09")
 def test_an_entry_refuses_a_rolled_back_epoch() -> None:
     keys = started()
@@ -318,6 +327,8 @@ def test_joining_loses_and_reorders_nothing() -> None:
         delta(tool_calls=(ToolCallDelta(0, arguments="}"),)),
         delta(tool_calls=(ToolCallDelta(1, "id2", "name2"),)),
         delta("after the call"),
+        delta(tool_calls=(ToolCallDelta(2, "id3", "name3"),)),
+        delta(reasoning="late"),  # may not slip before the call
         delta("other choice", choice=1),
         delta("!", choice=0),
     ):
@@ -328,7 +339,8 @@ def test_joining_loses_and_reorders_nothing() -> None:
             reasoning="think again",
             tool_calls=(ToolCallDelta(0, "id", "name", "{}"), ToolCallDelta(1, "id2", "name2")),
         ),
-        delta("after the call!", tokens=(1, 1)),
+        delta("after the call", tool_calls=(ToolCallDelta(2, "id3", "name3"),)),
+        delta("!", reasoning="late"),
         delta("other choice", choice=1),
     ]
 
