@@ -83,7 +83,9 @@ class Daemon:
         self._announcer = Announcer(config, key, mesh, self._engines, clock, self._directory.set_own)
         self._probe = Probe(mesh, self._directory, config.network, clock, log)
         self._router = Router(self._directory, mesh, clock, SystemRandom())
-        self._failover = Failover(self._router, Session(mesh, Keyring(self._probe, clock), clock), log)
+        self._failover = Failover(
+            self._router, Session(mesh, Keyring(self._probe, clock), clock), self._probe.search, log
+        )
         self._entry = MeshEntry(self._failover, self._router, self._directory, mesh, clock)
         self._bridge = Bridge(self._entry, lambda name: log.error("request_failed", reason=name))
         self._gateway = Gateway(bridge=self._bridge, entry=self._entry, status=self.status, metrics=Metrics(), log=log)

@@ -232,7 +232,7 @@ class EngineProcess:
     def _fail(self, error: McdError) -> None:
         self._state = "failed"
         self._detail = error.message
-        self._log.error("engine_failed", alias=self._spec.alias, code=error.code)
+        self._log.error("engine_failed", alias=self._spec.alias, code=error.code, detail=error.message)
 
     def _lasting_fault(self, worker: _Worker | None) -> str | None:
         """Why another start would end the same way; None when it may not."""

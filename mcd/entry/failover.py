@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 
 import msgspec
@@ -13,7 +13,7 @@ from mcd.api.events import AnswerEvent, Answering, Waiting
 from mcd.api.request import ChatRequest
 from mcd.entry.router import Router, Trial, want_of
 from mcd.entry.session import Asked, Session
-from mcd.errors import McdError, UserError
+from mcd.errors import McdError, ModelNotFoundError, UserError
 from mcd.ids import ModelDigest, PeerId
 from mcd.log import Log
 from mcd.routing.plan import Candidate, Want
@@ -86,10 +86,12 @@ class _Progress:
 class Failover:
     """Answers requests over the mesh. One per daemon."""
 
-    def __init__(self, router: Router, session: Session, log: Log) -> None:
+    def __init__(self, router: Router, session: Session, search: Callable[[str], Awaitable[bool]], log: Log) -> None:
+        """``search`` looks for providers of an alias that no record told us of."""
         self.answered = Answered()
         self._router = router
         self._session = session
+        self._search = search
         self._log = log
         self._cache_salt = secrets.token_hex(16)
         """Providers share prefix caches only within it: nobody else can time what we asked before."""
@@ -157,7 +159,9 @@ class Failover:
         """
         try:
             return self._router.next(progress.want())
-        except McdError:
+        except McdError as problem:
+            if isinstance(problem, ModelNotFoundError) and await self._search(progress.request.model.partition("@")[0]):
+                return self._router.next(progress.want())
             if failure is None:
                 raise
             if progress.had_second_chance:

@@ -19,10 +19,15 @@ from mcd.wire.messages import (
     EngineKeys,
     InfoReply,
 )
-from mcd.wire.records import open_record
+from mcd.wire.records import alias_key, open_record
 
 INFO_TIMEOUT_S = 5.0
 NONCE_BYTES = 16
+SEARCH_TIMEOUT_S = 3.0
+"""How long a user waits for the DHT before hearing that nobody serves a model."""
+SEARCH_AGAIN_S = 15.0
+MAX_SEARCHED = 1024
+"""Aliases remembered as searched for."""
 MAX_ASKING = 8
 """Info requests under way at once: a burst of links must not starve requests of users."""
 
@@ -40,6 +45,7 @@ class Probe:
         """What a peer last told, each with the seal key id of the record that came along. Gone with its link."""
         self._wanted_tx, self._wanted_rx = trio.open_memory_channel[PeerId](1024)
         self._asking = trio.CapacityLimiter(MAX_ASKING)
+        self._searched: dict[str, float] = {}
         mesh.on_record(self.judge)
         mesh.on_link(self.link_up, self.link_down)
 
@@ -118,6 +124,25 @@ class Probe:
                 }
             return answer
         raise PeerTimeoutError("the peer did not answer an info request in time")
+
+    async def search(self, alias: str) -> bool:
+        """Look for providers that no record told us of: DHT hints, each asked itself.   [DISC-56]
+
+        Returns whether one of them offers the alias now. At most SEARCH_TIMEOUT_S; an alias that was not found is not
+        searched for again for SEARCH_AGAIN_S, so that a typo in a loop costs the mesh nothing.
+        """
+        now = self._clock.now()
+        if not self._mesh.links() or now < self._searched.get(alias, -SEARCH_AGAIN_S) + SEARCH_AGAIN_S:
+            return False
+        if len(self._searched) >= MAX_SEARCHED:
+            self._searched.clear()
+        self._searched[alias] = now
+        with trio.move_on_after(SEARCH_TIMEOUT_S):
+            hints = await self._mesh.find_providers(alias_key(alias))
+            async with trio.open_nursery() as nursery:
+                for peer_id in hints:
+                    nursery.start_soon(self._ask_quietly, peer_id)
+        return alias in self.directory.snapshot(self._clock.unix_ms()).by_alias
 
     async def engine_keys(self, peer_id: PeerId, digest: ModelDigest, key_id: bytes) -> EngineKeys:
         """The key material of one engine, asked for again when its record names a newer seal key.

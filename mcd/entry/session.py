@@ -20,12 +20,14 @@ from mcd.entry.keyring import Keyring
 from mcd.errors import (
     ContextLengthError,
     InvalidRequestError,
+    LimitError,
     McdError,
     PeerError,
     PeerTimeoutError,
     RefusedError,
     RemoteProtocolError,
     StreamBrokenError,
+    TooLargeError,
     UnsupportedError,
     UserError,
 )
@@ -107,7 +109,10 @@ class Session:
             ttl_ms=REQUEST_TTL_MS,
             flags=FLAG_STREAM if asked.request.stream else 0,
         )
-        header, sealed, opener = seal_request(body, config, terms)
+        try:
+            header, sealed, opener = seal_request(body, config, terms)
+        except LimitError as problem:  # the gateway bounds the client's JSON; ours around it may tip it over
+            raise TooLargeError(f"the request is too large to be sealed: {problem.message}") from problem
         limit = (asked.request.max_tokens or 0) * asked.request.n
         request = Request(header, sealed, min(limit, MAX_OUTPUT_TOKENS), resume_from=len(asked.resume))
         talk = Conversation(Role.ENTRY, self._clock)

@@ -8,7 +8,7 @@ from functools import partial
 
 import trio
 
-from mcd.errors import McdError, StreamBrokenError
+from mcd.errors import StreamBrokenError
 from mcd.ids import ModelDigest, PeerId
 from mcd.log import Log
 from mcd.mesh import loopback
@@ -200,8 +200,8 @@ class Libp2pMesh:
     async def _serve_self(self, handler: StreamHandler, stream: loopback.LoopStream) -> None:
         try:
             await handler(stream)
-        except McdError as problem:
-            self._log.warning("stream_handler_failed", peer_id=self.peer_id, code=problem.code)
+        except Exception as problem:  # noqa: BLE001  # supervision, as Guard does it for remote streams: it ends this one only
+            self._log.warning("stream_handler_failed", peer_id=self.peer_id, reason=type(problem).__name__)
         finally:
             await stream.reset()
 

@@ -24,7 +24,7 @@ from mcd.wire.messages import (
     ModelOffer,
     Record,
 )
-from mcd.wire.records import RECORD_HEAD_BYTES, RECORD_VERSION, SignedRecord, goodbye, next_seq, sign_record
+from mcd.wire.records import RECORD_HEAD_BYTES, RECORD_VERSION, SignedRecord, alias_key, goodbye, next_seq, sign_record
 from mcd.wire.signing import SigningKey
 
 ANNOUNCE_EVERY_S = 30.0
@@ -66,6 +66,8 @@ class Announcer:
         self._record: Record | None = None
         self._signed = b""
         self._n_left_out = 0
+        self._provided: set[ModelDigest] = set()
+        """What the DHT names us for: each model's digest and alias key."""
         self._published_at = -ANNOUNCE_EVERY_S
 
     def signed_record(self) -> bytes:
@@ -112,8 +114,12 @@ class Announcer:
         assert self._record is not None
         digests = [ModelDigest(offer.digest) for offer in self._record.models]
         await self._mesh.publish(signed, digests)
-        for digest in digests:
-            await self._mesh.provide(digest)
+        keys = {*digests, *(alias_key(offer.alias) for offer in self._record.models)}
+        for gone in self._provided - keys:
+            self._mesh.withdraw(gone)
+        self._provided = keys
+        for key in keys:
+            await self._mesh.provide(key)
 
     async def withdraw(self) -> None:
         """Say goodbye, so that others drop us at once instead of after a time-out."""

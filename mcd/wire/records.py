@@ -7,12 +7,13 @@ a well-formed, fresh, addressed record before he costs us that.   [REC-20]
 
 from __future__ import annotations
 
+import hashlib
 from typing import Literal
 
 import msgspec
 
 from mcd.errors import LimitError, LocalProtocolError, RecordError, RemoteProtocolError
-from mcd.ids import PeerId
+from mcd.ids import ModelDigest, PeerId
 from mcd.units import UnixMs
 from mcd.wire.codec import decode_record, encode_record
 from mcd.wire.messages import MAX_CLOCK_SKEW_MS, MAX_RECORD_BYTES, MAX_RECORD_LIFETIME_MS, Record
@@ -20,6 +21,7 @@ from mcd.wire.signing import KEY_BYTES, SIGNATURE_BYTES, SigningKey, peer_id, ve
 
 RECORD_VERSION = 1
 RECORD_LABEL = b"modelcloud record v1\0"
+ALIAS_LABEL = b"modelcloud alias v1\0"
 RECORD_HEAD_BYTES = KEY_BYTES + SIGNATURE_BYTES
 
 Why = Literal[
@@ -89,6 +91,11 @@ def _decode_or_none(body: bytes) -> Record | None:
         return decode_record(body)
     except RemoteProtocolError:
         return None
+
+
+def alias_key(alias: str) -> ModelDigest:
+    """Under which the DHT keeps who serves an alias.   [DISC-56]"""
+    return ModelDigest(hashlib.sha256(ALIAS_LABEL + alias.encode()).digest())
 
 
 def is_goodbye(record: Record) -> bool:

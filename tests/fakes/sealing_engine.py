@@ -12,7 +12,16 @@ import trio
 from mcd.engine.seal import SealKeys
 from mcd.errors import EngineDeadError, RefusedError
 from mcd.ids import ModelDigest
-from mcd.ports import Clock, EngineChunk, EngineEvent, EngineFinished, EngineRequest, EngineStarted, EngineStatus
+from mcd.ports import (
+    Clock,
+    EngineChunk,
+    EngineEvent,
+    EngineFinished,
+    EngineRequest,
+    EngineStarted,
+    EngineState,
+    EngineStatus,
+)
 from mcd.wire.codec import encode_delta, encode_failure, encode_final
 from mcd.wire.keyconfig import certify
 from mcd.wire.messages import EngineKeys, RefuseReason
@@ -48,6 +57,7 @@ class SealingEngine:
 
     def __init__(self, peer: SigningKey, clock: Clock, play: Play) -> None:
         self.play = play
+        self.state: EngineState = "ready"
         self.n_running = 0
         self.n_tokens_made = 0
         self._clock = clock
@@ -59,7 +69,7 @@ class SealingEngine:
         return EngineStatus(
             alias=ALIAS,
             digest=DIGEST,
-            state="ready",
+            state=self.state,
             n_ctx=4096,
             n_slots=4,
             n_running=self.n_running,

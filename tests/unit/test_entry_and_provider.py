@@ -31,7 +31,7 @@ from mcd.wire.messages import EXCHANGE_PROTOCOL, INFO_PROTOCOL, RefuseReason
 from mcd.wire.payload import Delta, Failure, Final
 from mcd.wire.signing import SigningKey, peer_id
 from tests.fakes.memory_mesh import MemoryNet, open_net
-from tests.fakes.sealing_engine import ALIAS, Play, SealingEngine, word
+from tests.fakes.sealing_engine import ALIAS, DIGEST, Play, SealingEngine, word
 
 pytestmark = pytest.mark.autojump
 EPOCH_MS = 1_795_000_000_000
@@ -56,7 +56,7 @@ class Node:
         self.mesh = net.mesh(peer_id(key.public_key))
         self.peer_id = self.mesh.peer_id
         self.engines = [SealingEngine(key, clock, play) for play in plays]
-        directory = Directory(self.peer_id, "test")
+        self.directory = directory = Directory(self.peer_id, "test")
         self.provider = Provider(self.engines, clock)
         config = Config(home=Path("unused"), network="test", name=name)
         self.announcer = Announcer(config, key, self.mesh, self.engines, clock, directory.set_own)
@@ -64,7 +64,7 @@ class Node:
         self.probe = Probe(self.mesh, directory, "test", clock, Log("debug", self.log))
         self.router = Router(directory, self.mesh, clock, Random(1))
         self.session = Session(self.mesh, Keyring(self.probe, clock), clock)
-        self.failover = Failover(self.router, self.session, Log("debug", self.log))
+        self.failover = Failover(self.router, self.session, self.probe.search, Log("debug", self.log))
         self.entry = MeshEntry(self.failover, self.router, directory, self.mesh, clock)
         self.mesh.serve(EXCHANGE_PROTOCOL, self.provider.serve)
         self.mesh.serve(INFO_PROTOCOL, self.announcer.serve_info)
@@ -191,6 +191,32 @@ async def test_unknown_model_and_nobody_free() -> None:
         with pytest.raises((RefusedError, NoProviderError)) as caught:
             await entry.ask()
         assert caught.value.http_status == 503
+
+
+@pytest.mark.spec("DISC-56")
+async def test_a_provider_whose_record_never_came_is_found_through_the_dht() -> None:
+    async with nodes(ada=Play()) as (entry, providers):
+        await entry.mesh.connect(providers["ada"].peer_id, ())
+        entry.directory.mark_dead(providers["ada"].peer_id)  # as if no record of it had come
+        assert entry.entry.models() == []
+        began = trio.current_time()
+        assert text(await entry.ask()) == words(5)
+        assert trio.current_time() - began < 3
+        with pytest.raises(ModelNotFoundError):
+            await entry.ask(model="other")
+        began = trio.current_time()
+        with pytest.raises(ModelNotFoundError):
+            await entry.ask(model="other")
+        assert trio.current_time() == began, "a name just searched for in vain is not searched for again"
+
+
+async def test_what_is_no_longer_served_is_withdrawn_from_the_dht() -> None:
+    async with nodes(ada=Play()) as (entry, providers):
+        ada = providers["ada"]
+        assert await entry.mesh.find_providers(DIGEST) == [ada.peer_id]
+        ada.engines[0].state = "failed"
+        await trio.sleep(2)
+        assert await entry.mesh.find_providers(DIGEST) == []
 
 
 async def test_several_choices_are_not_resumed() -> None:
