@@ -36,6 +36,8 @@ PROVIDER_TTL_S = 1800
 """Provider records are republished every ten minutes and forgotten after three missed rounds."""
 MAX_PROVIDED_KEYS = 4096
 """Keys held for others; the oldest goes first. 20 providers each: about 40 MB if an attacker fills it."""
+HINT_ADDRESS_TTL_S = 600
+"""How long a hint's addresses are kept; whoever wants the peer asks it at once."""
 MAX_PROVIDER_ADDRESSES = 8
 MAX_STREAMS_PER_PEER = 4
 """Of the library's twelve in all, so that one peer cannot hold every place."""
@@ -243,13 +245,20 @@ class Dht:
         """Whom the DHT names for ``digest``: each once, not ourselves, at most MAX_FOUND, within 5 s.   [DISC-55]"""
         key = multihash_of(digest)
         store, found = self._kad.provider_store, dict[PeerId, None]()
-        for info in store.get_providers(key):
+
+        def note(info: Any) -> None:
             found[PeerId(info.peer_id.to_base58())] = None
+            # where it can be dialled, so that whoever asked can verify the hint
+            addresses = list(info.addrs)[:MAX_PROVIDER_ADDRESSES]
+            self._host.get_peerstore().add_addrs(info.peer_id, addresses, HINT_ADDRESS_TTL_S)
+
+        for info in store.get_providers(key):
+            note(info)
 
         async def ask(peer: Any) -> None:
             providers, _ = await store._get_providers_from_peer_with_closers(peer, key)  # noqa: SLF001
             for info in providers:
-                found[PeerId(info.peer_id.to_base58())] = None
+                note(info)
 
         with trio.move_on_after(FIND_TIMEOUT_S):
             nearest = self._kad.routing_table.find_local_closest_peers(key, MAX_ASKED)

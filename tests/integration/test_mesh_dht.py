@@ -74,6 +74,8 @@ async def test_what_a_peer_provides_is_found_by_all_others_once_each() -> None:
                     await trio.sleep(0.1)
             assert len(found) == len(set(found))
         assert await peers[0].mesh.find_providers(ModelDigest(bytes(32))) == []
+        for found_id in expected:
+            await peers[4].mesh.connect(found_id, ())  # a hint brings the addresses to verify it at
 
 
 @pytest.mark.spec("DISC-55")
