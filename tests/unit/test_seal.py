@@ -327,8 +327,8 @@ def test_joining_loses_and_reorders_nothing() -> None:
         delta(tool_calls=(ToolCallDelta(0, arguments="}"),)),
         delta(tool_calls=(ToolCallDelta(1, "id2", "name2"),)),
         delta("after the call"),
-        delta(tool_calls=(ToolCallDelta(2, "id3", "name3"),)),
-        delta(reasoning="late"),  # may not slip before the call
+        delta(tool_calls=(ToolCallDelta(0, "id3", "name3"),), choice=2),
+        delta(reasoning="late", choice=2),  # may not slip before the call
         delta("other choice", choice=1),
         delta("!", choice=0),
     ):
@@ -339,8 +339,9 @@ def test_joining_loses_and_reorders_nothing() -> None:
             reasoning="think again",
             tool_calls=(ToolCallDelta(0, "id", "name", "{}"), ToolCallDelta(1, "id2", "name2")),
         ),
-        delta("after the call", tool_calls=(ToolCallDelta(2, "id3", "name3"),)),
-        delta("!", reasoning="late"),
+        delta("after the call!", tokens=(1, 1)),
+        delta(tool_calls=(ToolCallDelta(0, "id3", "name3"),), choice=2),
+        delta(reasoning="late", choice=2),
         delta("other choice", choice=1),
     ]
 

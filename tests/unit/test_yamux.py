@@ -75,6 +75,20 @@ async def test_what_is_not_yamux_ends_the_connection(header: bytes) -> None:
         assert muxer.is_closed
 
 
+async def test_stream_zero_is_nobodys_on_the_dialling_side_either() -> None:
+    """Zero is even, so only whoever dialled could take it for one of the peer's."""
+    theirs, ours = conn_pair()
+    muxer, peer = Yamux(ours, "peer", is_initiator=True), RawPeer(theirs)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(muxer.start)
+        nursery.start_soon(peer.run)
+        await muxer.event_started.wait()
+        await peer.conn.write(wire.encode(wire.WINDOW, wire.SYN, 0, 0))
+        await settle()
+        assert muxer.is_closed
+        nursery.cancel_scope.cancel()
+
+
 async def test_opening_a_stream_twice_ends_the_connection() -> None:
     async with yamux_and_peer() as (muxer, peer):
         await peer.send(wire.WINDOW, wire.SYN, 1)
