@@ -92,14 +92,12 @@ def place(
         return None
     evict: list[Slot] = []
     keep = [s for s in idle if s is not slot]
+    # the source last: its cells are copied before it is cleared
     for victim in sorted(keep, key=lambda s: (s is source, s.last_used)):
         if sum(s.n_cells() for s in keep) <= room:
             break
         keep.remove(victim)
         evict.append(victim)
-    if source in evict:  # the copy itself holds the cells; the original is cleared after it
-        evict.remove(source)
-        evict.append(source)
     return Placement(slot, source, n_reused, evict)
 
 
