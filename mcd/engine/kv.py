@@ -18,10 +18,6 @@ class KvMemory:
         self.n_cells = n_cells
         self.slots = [Slot(index) for index in range(n_slots)]
 
-    def n_reserved(self) -> int:
-        """Cells owned by busy slots."""
-        return sum(slot.n_cells() for slot in self.slots if slot.is_busy)
-
     def should_wait(self, prompt: list[int], cache_key: str) -> bool:
         """Another prefill under way will leave most of this prompt in the memory."""
         return self._can_cut and must_hold(self.slots, prompt, cache_key)

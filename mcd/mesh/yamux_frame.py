@@ -32,7 +32,6 @@ _AT_END = FIN | RST
 """Flags that speak of what follows the body; the others of what precedes it."""
 
 GO_AWAY_NORMAL: Final = 0
-GO_AWAY_PROTOCOL: Final = 1
 
 INITIAL_WINDOW_BYTES: Final = 256 * 1024
 """Both sides of every new stream may send this much unasked; fixed by the specification."""

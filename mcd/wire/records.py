@@ -21,7 +21,8 @@ from mcd.wire.signing import KEY_BYTES, SIGNATURE_BYTES, SigningKey, peer_id, ve
 
 RECORD_VERSION = 1
 RECORD_LABEL = b"modelcloud record v1\0"
-ALIAS_LABEL = b"modelcloud alias v1\0"
+ALIAS_KEY_PREFIX = b"modelcloud alias v1\0"
+"""Of what is hashed to the DHT key of an alias; nothing is signed under it."""
 RECORD_HEAD_BYTES = KEY_BYTES + SIGNATURE_BYTES
 
 Why = Literal[
@@ -95,7 +96,7 @@ def _decode_or_none(body: bytes) -> Record | None:
 
 def alias_key(alias: str) -> ModelDigest:
     """Under which the DHT keeps who serves an alias.   [DISC-56]"""
-    return ModelDigest(hashlib.sha256(ALIAS_LABEL + alias.encode()).digest())
+    return ModelDigest(hashlib.sha256(ALIAS_KEY_PREFIX + alias.encode()).digest())
 
 
 def is_goodbye(record: Record) -> bool:
