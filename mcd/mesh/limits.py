@@ -17,6 +17,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     max_links: int = 300
     """Connections, both directions: 54 kB each, and 50-100 new ones a second saturate a core."""
+    max_inbound_links: int = 236
+    """Of them inbound: the 64 that we dial for ourselves, and the providers of our requests, always find a place. Else
+    whoever has twenty addresses (or one IPv6 /48) could fill all of them and decide whom we may talk to."""
     max_per_address: int = 16
     """Established inbound connections of one IPv4 address or IPv6 /64: a household, not a botnet."""
     max_half_open_per_address: int = 16
@@ -135,16 +138,17 @@ class AddressGate:
         self._half_open: dict[str, list[Admission]] = {}
         self._n_half_open = 0
         self._established: dict[str, int] = {}
+        self._n_established = 0
         self.n_refused = 0
         self.n_evicted = 0
 
     def admit(self, address: str, evict: Callable[[], None]) -> Admission | None:
-        """A place for a new connection from ``address``, or None when it holds its share of links.
+        """A place for a new connection from ``address``, or None when it, or all, hold their share of links.
 
         ``evict`` must close the connection; it is called at most once, and only while half-open.
         """
         key = network_of(address)
-        if self._established.get(key, 0) >= self._limits.max_per_address:
+        if self._is_full(key):
             self.n_refused += 1
             return None
         mine = self._half_open.setdefault(key, [])
@@ -162,6 +166,11 @@ class AddressGate:
         """Connections still in the handshake."""
         return self._n_half_open
 
+    def _is_full(self, key: str) -> bool:
+        """Whether this address, or all together, have the links they may have.   [DISC-75]"""
+        is_used_up = self._n_established >= self._limits.max_inbound_links
+        return is_used_up or self._established.get(key, 0) >= self._limits.max_per_address
+
     def _evict_oldest(self, key: str) -> None:
         oldest = self._half_open[key][0]
         self._release(oldest)
@@ -171,16 +180,18 @@ class AddressGate:
     def _establish(self, admission: Admission) -> bool:
         if not self._leave_half_open(admission):
             return False
-        if self._established.get(admission.key, 0) >= self._limits.max_per_address:
+        if self._is_full(admission.key):
             self.n_refused += 1
             return False
         self._established[admission.key] = self._established.get(admission.key, 0) + 1
+        self._n_established += 1
         admission.is_established = True
         return True
 
     def _release(self, admission: Admission) -> None:
         if admission.is_established:
             admission.is_established = False
+            self._n_established -= 1
             left = self._established[admission.key] - 1
             if left:
                 self._established[admission.key] = left

@@ -182,6 +182,23 @@ async def test_an_inbound_place_is_free_again_after_its_connection() -> None:
             await until(lambda: not host.links())
 
 
+@pytest.mark.spec("DISC-75")
+async def test_strangers_with_many_addresses_do_not_keep_us_from_dialling() -> None:
+    async with running("127.0.0.1", max_links=4, max_inbound_links=3) as host, running("127.0.0.2") as chosen:
+        strangers = [new_host(f"127.0.1.{turn + 1}") for turn in range(4)]
+        async with trio.open_nursery() as nursery:
+            for stranger in strangers:
+                await nursery.start(stranger.run)
+                with contextlib.suppress(StreamBrokenError):
+                    await stranger.connect(host.peer_id, host.addresses())
+            await until(lambda: len(host.links()) == 3)
+            await host.connect(chosen.peer_id, chosen.addresses())
+            assert chosen.peer_id in {link.peer_id for link in host.links()}
+            assert host.counters()["links_refused_by_address"] >= 1
+            for stranger in strangers:
+                await stranger.close()
+
+
 async def test_links_of_one_peer_are_capped() -> None:
     async with running("127.0.0.1", max_links_per_peer=2) as host:
         seed = b"the same peer many times over...."[:32]

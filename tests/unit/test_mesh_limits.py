@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mcd.mesh.bootstrap import MAX_KEPT_LINKS
 from mcd.mesh.limits import AddressGate, Admission, HandshakeRate, Limits, network_of
 
 
@@ -49,6 +50,30 @@ def test_when_all_places_are_taken_the_address_that_holds_most_pays() -> None:
     door.arrive("10.0.0.2")
     assert door.evicted == [1]
     assert door.gate.n_half_open == 4
+
+
+def test_inbound_links_leave_room_for_those_we_dial() -> None:
+    assert Limits().max_links - Limits().max_inbound_links >= MAX_KEPT_LINKS
+
+
+@pytest.mark.spec("DISC-75")
+def test_many_addresses_together_do_not_take_the_places_of_our_own_links() -> None:
+    door = Door(max_inbound_links=3)
+    waiting = door.arrive("10.0.0.9")
+    assert waiting is not None
+    held = [door.arrive(f"10.0.0.{n}") for n in range(3)]
+    for admission in held:
+        assert admission is not None
+        assert admission.establish()
+    assert door.arrive("10.0.1.1") is None
+    assert not waiting.establish(), "its handshake began while there was room"
+    assert held[0] is not None
+    held[0].release()
+    held[0].release()
+    again = door.arrive("10.0.1.1")
+    assert again is not None
+    assert again.establish()
+    assert door.arrive("10.0.1.2") is None
 
 
 def test_established_links_are_capped_and_given_back() -> None:
