@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -63,6 +64,21 @@ def peer_of(address: str) -> PeerId:
     if not head:
         raise ConfigError(f"--bootstrap {address} does not end in /p2p/<peer id>; ask that peer for `mcd id`")
     return PeerId(peer)
+
+
+def may_be_a_peers(address: str) -> bool:
+    """Whether an address that a stranger's record names can be another machine's.   [DISC-76]
+
+    Loopback and the like lead to our own machine or to many: a record may not make us knock at local services.
+    """
+    kind, _, rest = address.removeprefix("/").partition("/")
+    try:
+        ip = ipaddress.ip_address(rest.partition("/")[0]) if kind in ("ip4", "ip6") else None
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    return ip is None or not (ip.is_loopback or ip.is_unspecified or ip.is_multicast or ip.is_link_local)
 
 
 class Dialer:

@@ -12,7 +12,7 @@ from mcd.errors import StreamBrokenError
 from mcd.ids import ModelDigest, PeerId
 from mcd.log import Log
 from mcd.mesh import loopback
-from mcd.mesh.bootstrap import Dialer
+from mcd.mesh.bootstrap import Dialer, may_be_a_peers
 from mcd.mesh.counters import Counters
 from mcd.mesh.dht import Dht
 from mcd.mesh.gossip import Gossip
@@ -148,7 +148,9 @@ class Libp2pMesh:
         self._records.supply = supply
 
     def suggest(self, peer_id: PeerId, addresses: Sequence[str]) -> None:
-        """Say where a peer may be found."""
+        """Say where a peer may be found; local addresses count only while ours are local too."""
+        if not all(_is_loopback(address) for address in self._host.addresses()):
+            addresses = [address for address in addresses if may_be_a_peers(address)]
         self._dialer.suggest(peer_id, addresses)
 
     async def publish(self, record: bytes, digests: Sequence[ModelDigest]) -> None:

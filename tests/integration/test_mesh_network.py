@@ -139,3 +139,20 @@ async def test_an_address_that_leads_to_another_peer_makes_no_link() -> None:
         ann.mesh.suggest(eve.peer_id, stolen)
         await until(lambda: ann.count("dial_failed") >= 1)
         assert ann.mesh.links() == []
+
+
+@pytest.mark.spec("DISC-76")
+@pytest.mark.parametrize(
+    ("ours", "dialled"),
+    [("/ip4/192.0.2.1/tcp/1", ["/ip4/192.0.2.9/tcp/1"]), ("/ip4/127.0.0.1/tcp/1", ["/ip4/127.0.0.1/tcp/22"])],
+)
+def test_local_addresses_of_a_record_count_only_on_a_machine_of_our_own(
+    monkeypatch: pytest.MonkeyPatch, ours: str, dialled: list[str]
+) -> None:
+    mesh = Peer("ann", network="n1").mesh
+    told: list[str] = []
+    monkeypatch.setattr(mesh._host, "addresses", lambda: [f"{ours}/p2p/{mesh.peer_id}"])
+    monkeypatch.setattr(mesh._dialer, "suggest", lambda peer, addresses: told.extend(addresses))
+    mesh.suggest(PeerId("bob"), ["/ip4/127.0.0.1/tcp/22", "/ip4/192.0.2.9/tcp/1"])
+    assert set(dialled) <= set(told)
+    assert ("/ip4/127.0.0.1/tcp/22" in told) == ours.startswith("/ip4/127.")

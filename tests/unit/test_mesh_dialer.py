@@ -20,6 +20,7 @@ from mcd.mesh.bootstrap import (
     SUGGESTED_DIALS_PER_S,
     YIELD_S,
     Dialer,
+    may_be_a_peers,
     peer_of,
 )
 from mcd.mesh.counters import Counters
@@ -197,3 +198,27 @@ async def test_records_of_strangers_cannot_make_us_dial_without_end() -> None:
         assert SUGGESTED_BURST <= len(strange) <= SUGGESTED_BURST + 61 * SUGGESTED_DIALS_PER_S
         assert strange[-1] > 50, "the rest are dialled later, not never"
         assert len([at for at in world.times(BOOT) if 31 <= at <= 33]) == 1, "our own choice does not wait for them"
+
+
+@pytest.mark.spec("DISC-76")
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("/ip4/8.8.8.8/tcp/1", True),
+        ("/ip4/192.168.1.7/tcp/1", True),
+        ("/ip6/2001:db8::1/tcp/1", True),
+        ("/dns4/example.org/tcp/1", True),
+        ("/ip4/127.0.0.1/tcp/6379", False),
+        ("/ip4/127.9.9.9/tcp/6379", False),
+        ("/ip4/0.0.0.0/tcp/22", False),
+        ("/ip4/169.254.169.254/tcp/80", False),
+        ("/ip4/224.0.0.1/tcp/1", False),
+        ("/ip6/::1/tcp/22", False),
+        ("/ip6/::/tcp/22", False),
+        ("/ip6/::ffff:127.0.0.1/tcp/22", False),
+        ("/ip6/fe80::1/tcp/22", False),
+        ("/ip6/nonsense/tcp/22", False),
+    ],
+)
+def test_a_strangers_record_leads_to_no_service_of_our_own_machine(address: str, expected: bool) -> None:
+    assert may_be_a_peers(address) is expected
