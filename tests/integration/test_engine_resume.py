@@ -150,6 +150,19 @@ def test_trained_model_goes_on_exactly_at_every_token(penalty: float) -> None:
     engine.close()
 
 
+@pytest.mark.parametrize("is_constrained", [False, True])
+def test_a_seeded_answer_stays_on_its_track(is_constrained: bool) -> None:
+    """Each token costs one draw, whoever chose it and however: so k tokens replayed are k draws."""
+    engine = LlamaBackend(str(embedded_path()), EngineOptions(n_threads=1, n_slots=2))
+    form = ResponseFormat(type="json_schema", schema=LAMP) if is_constrained else ResponseFormat()
+    request = chat("what is mcd?", temperature=1.5, seed=11, max_tokens=40, response_format=form)
+    whole = answer(engine, request)
+    assert len(whole.tokens) > 8
+    for cut in range(1, len(whole.tokens) + 1):
+        assert answer(engine, request, whole.tokens[:cut]).tokens == whole.tokens[cut:], cut
+    engine.close()
+
+
 def test_output_limit_is_of_the_whole_answer(engine: LlamaBackend) -> None:
     request = chat("limits", temperature=0.0, max_tokens=50)
     first = answer(engine, request, limit=10)
