@@ -20,6 +20,7 @@ import hashlib
 import os
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -88,6 +89,7 @@ class SealKey:
         return "<SealKey redacted>"
 
 
+@lru_cache(maxsize=64)  # parsing a lattice key costs 40 us, and a provider's key serves for an hour
 def _public_key(config: KeyConfig) -> X25519PublicKey | hpke.MLKEM768X25519PublicKey:
     if config.suite == SUITE_X25519:
         return X25519PublicKey.from_public_bytes(config.public_key)
