@@ -57,8 +57,8 @@ from mcd.wire.messages import EngineKeys, RefuseReason
 QUEUE_FRAMES = CREDIT_CHUNKS + 256
 """Frames of one request held for its consumer: the credit, and the end padding that credit does not hold back."""
 STUCK_S = 45.0
-"""A worker reports each 5 s; its longest step, the smallest prefill at one token a second, takes about 32 s. A user whose
-provider's engine froze waits this long, because the daemon vouches for it meanwhile."""
+"""A worker reports each 5 s; its longest step, the smallest prefill at one token a second, takes 16 s and reports late
+once. A user whose provider's engine froze waits this long, because the daemon vouches for it meanwhile."""
 MAX_START_CRASHES = 2
 """A model that never was ready and ends its process twice is bad; restarting it for ever would only make noise."""
 BAD_FILE = "the file is damaged, or newer than llama-cpp-python 0.3.36"
