@@ -36,16 +36,7 @@ def write(path: Path, shape: Shape, tokenizer: Tokenizer, weights: dict[str, Ten
     out.add_vocab_size(shape.n_vocab)
     out.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
     out.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    out.add_tokenizer_model("gpt2")
-    out.add_tokenizer_pre("gpt-2")
-    out.add_token_list(tokenizer.tokens)
-    out.add_token_types([gguf.TokenType.CONTROL if t in SPECIALS else gguf.TokenType.NORMAL for t in tokenizer.tokens])
-    out.add_token_merges([f"{a} {b}" for a, b in tokenizer.merges])
-    out.add_bos_token_id(tokenizer.ids[END])
-    out.add_eos_token_id(tokenizer.ids[END_TURN])
-    out.add_eot_token_id(tokenizer.ids[END_TURN])
-    out.add_pad_token_id(tokenizer.ids[END])
-    out.add_add_bos_token(False)
+    _add_tokenizer(out, tokenizer)
     out.add_chat_template(CHAT_TEMPLATE)
     out.add_float32("general.sampling.temp", 0.0)  # it recites: sampling would only garble the answer
     for name, tensor in weights.items():
@@ -60,3 +51,16 @@ def write(path: Path, shape: Shape, tokenizer: Tokenizer, weights: dict[str, Ten
     out.write_kv_data_to_file()
     out.write_tensors_to_file()
     out.close()
+
+
+def _add_tokenizer(out: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
+    out.add_tokenizer_model("gpt2")
+    out.add_tokenizer_pre("gpt-2")
+    out.add_token_list(tokenizer.tokens)
+    out.add_token_types([gguf.TokenType.CONTROL if t in SPECIALS else gguf.TokenType.NORMAL for t in tokenizer.tokens])
+    out.add_token_merges([f"{a} {b}" for a, b in tokenizer.merges])
+    out.add_bos_token_id(tokenizer.ids[END])
+    out.add_eos_token_id(tokenizer.ids[END_TURN])
+    out.add_eot_token_id(tokenizer.ids[END_TURN])
+    out.add_pad_token_id(tokenizer.ids[END])
+    out.add_add_bos_token(False)
