@@ -11,7 +11,7 @@ import base64
 import random
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import trio
@@ -155,9 +155,11 @@ class _BoundedKad(KadDHT):  # type: ignore[misc]  # libp2p is untyped to us
 class Dht:
     """Our place in the DHT. Owner: the mesh, which runs it under a supervisor and tells it of links."""
 
-    def __init__(self, host: Any, *, counters: Counters) -> None:
+    def __init__(self, host: Any, *, counters: Counters, may_dial: Callable[[str], bool] = lambda _: True) -> None:
+        """``may_dial`` judges the addresses that strangers name.   [DISC-76]"""
         self._host = host
         self._counters = counters
+        self._may_dial = may_dial
         self._kad = _BoundedKad(_LookupHost(host), counters)
         self._due: dict[ModelDigest, Seconds] = {}
         self._untaken: set[ModelDigest] = set()
@@ -249,7 +251,7 @@ class Dht:
         def note(info: Any) -> None:
             found[PeerId(info.peer_id.to_base58())] = None
             # where it can be dialled, so that whoever asked can verify the hint
-            addresses = list(info.addrs)[:MAX_PROVIDER_ADDRESSES]
+            addresses = [addr for addr in info.addrs if self._may_dial(str(addr))][:MAX_PROVIDER_ADDRESSES]
             self._host.get_peerstore().add_addrs(info.peer_id, addresses, HINT_ADDRESS_TTL_S)
 
         for info in store.get_providers(key):

@@ -73,7 +73,7 @@ class Libp2pMesh:
         self._handlers: dict[str, StreamHandler] = {}
         self._intake = Intake(counters=self._counters, ip_of=self._ip_of, on_ban=self._part_with)
         self._gossip = Gossip(self._host.libp2p, network=network, intake=self._intake, ip_of=self._ip_of)
-        self._dht = Dht(self._host.libp2p, counters=self._counters)
+        self._dht = Dht(self._host.libp2p, counters=self._counters, may_dial=self._may_dial)
         self._records = RecordExchange(self._host.open_stream, linked=lambda: list(self._ips), intake=self._intake)
         self._dialer = Dialer(
             self._host.connect, own_id=self._host.peer_id, bootstrap=bootstrap, counters=self._counters
@@ -149,9 +149,7 @@ class Libp2pMesh:
 
     def suggest(self, peer_id: PeerId, addresses: Sequence[str]) -> None:
         """Say where a peer may be found; local addresses count only while ours are local too."""
-        if not all(_is_loopback(address) for address in self._host.addresses()):
-            addresses = [address for address in addresses if may_be_a_peers(address)]
-        self._dialer.suggest(peer_id, addresses)
+        self._dialer.suggest(peer_id, [address for address in addresses if self._may_dial(address)])
 
     async def publish(self, record: bytes, digests: Sequence[ModelDigest]) -> None:
         """Gossip our record."""
@@ -206,6 +204,10 @@ class Libp2pMesh:
             self._log.warning("stream_handler_failed", peer_id=self.peer_id, reason=type(problem).__name__)
         finally:
             await stream.reset()
+
+    def _may_dial(self, address: str) -> bool:
+        """Whether an address that a stranger names is worth a knock; local ones only while ours are local too."""
+        return may_be_a_peers(address) or all(_is_loopback(ours) for ours in self._host.addresses())
 
     def _ip_of(self, peer_id: PeerId) -> str:
         return self._ips.get(peer_id, "")

@@ -38,6 +38,8 @@ class Play(msgspec.Struct, kw_only=True):
 
     n_tokens: int = 5
     token_s: float = 0.02
+    start_s: float = 0.0
+    """Queue before the envelope is opened."""
     refuse: RefuseReason | None = None
     die_at: int | None = None
     failure: Failure | None = None
@@ -102,7 +104,7 @@ class SealingEngine:
 
     async def _answer(self, request: EngineRequest) -> AsyncGenerator[EngineEvent, None]:
         play = self.play
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(play.start_s)
         if play.refuse is not None:
             raise RefusedError("scripted", reason=play.refuse, retry_after_s=1.0)
         if play.key_is_unknown_once:

@@ -353,7 +353,7 @@ async def test_nonsense_in_the_middle_of_an_answer_is_a_protocol_error() -> None
 
 @pytest.mark.spec("EX-27")
 async def test_a_cancel_before_the_engine_began_closes_the_stream() -> None:
-    async with nodes(ada=Play()) as (entry, providers):
+    async with nodes(ada=Play(start_s=1.0)) as (entry, providers):
         ada = providers["ada"]
         request = await sealed_request(entry, ada)
         stream = await open_to(entry, ada, said(request, Cancel()))
