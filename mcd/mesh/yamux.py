@@ -51,6 +51,8 @@ HALF_CLOSED_S = 300.0
 ABANDONED_S = 30.0
 """The same for a stream whose handler has returned."""
 CLOSE_FLUSH_S = 0.3
+RELEASE_S = 1.0
+"""Closing a socket and the swarm's bookkeeping of it, each."""
 
 
 class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that mypy follows here
@@ -385,11 +387,12 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
         self._scope.cancel()
 
     async def _release(self) -> None:
-        """Close what is below and tell the swarm. Runs shielded, at most a second."""
-        with trio.move_on_after(1.0):
+        """Close what is below and tell the swarm. Runs shielded, so each half is bounded: RELEASE_S."""
+        with trio.move_on_after(RELEASE_S):
             with contextlib.suppress(Exception):  # a broken connection fails to close in many ways
                 await self.secured_conn.close()
         self._budget.members.discard(self)
         self.event_closed.set()
         if self.on_close is not None:
-            await self.on_close()
+            with trio.move_on_after(RELEASE_S):
+                await self.on_close()
