@@ -19,7 +19,7 @@ from openai import OpenAI
 
 from mcd.engine.catalogue import embedded_path
 from scripts.local_mesh import LocalMesh, Peer, local_mesh, serves
-from tests.e2e.memory import search, spellings
+from tests.e2e.memory import readable_engine, search, spellings
 
 LONG = 400
 
@@ -31,7 +31,7 @@ def mesh() -> Iterator[LocalMesh]:
 
 
 def start(mesh: LocalMesh) -> tuple[Peer, Peer, Peer]:
-    provider = mesh.start("provider", "--cpu", "--log-level", "debug")
+    provider = mesh.start("provider", "--cpu", "--log-level", "debug", env=readable_engine(mesh.folder))
     provider.wait(serves, "serving")
     third = mesh.start("third", "--log-level", "debug")
     entry = mesh.start("entry", "--log-level", "debug")
