@@ -16,8 +16,6 @@ Price = NewType("Price", int)
 Amount = NewType("Amount", int)
 """Ledger amount in 1e-6 of a token base unit, so that price x tokens is exact."""
 
-TOKENS_PER_PRICE = 1_000_000
-
 
 def cost(price: Price, n_tokens: int) -> Amount:
     """What ``n_tokens`` cost, exactly: base units per 1M tokens times tokens is 1e-6 base units."""

@@ -48,8 +48,9 @@ through the hub's chunk store, which this version cannot resume after a crash. V
 ## Known by name
 
 Where these facts come from: the hub was not asked when the list was written. Repository and file names, and a SHA-256
-where the list has one, were read in public catalogues and scripts of other projects that pin them; shapes, context and
-licences are those of the models' own cards; sizes are the publishers', rounded to 10 MB. A name can have moved since.
+where the list has one, come for the most part from public catalogues and scripts of other projects that pin them.
+Shapes, context, licences and most sizes are general knowledge of these models, not checked against their cards one by
+one. A name can have moved since.
 A pull trusts only what the hub says at that moment, and tells you when a file is no longer the one of the list.
 
 Memory: the weights take as much as the file. Each 1k (1024 tokens) of context takes `2 x 2 bytes x layers x KV heads x
