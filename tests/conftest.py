@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import functools
 import inspect
+import resource
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
+
+WANTED_FILES = 8192
+
+
+def pytest_configure() -> None:
+    """Allow this process as many open files as it may have: a flood test is attacker and victim in one.
+
+    An ordinary user starts with 1,024.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED_FILES if hard == resource.RLIM_INFINITY else min(WANTED_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @pytest.hookimpl(tryfirst=True)
