@@ -165,6 +165,12 @@ def install_llama() -> None:
     stamp.touch()
 
 
+def fetch_test_files() -> None:
+    """Keep what our tests take from llama.cpp's source."""
+    if subprocess.run([PYTHON, ROOT / "scripts" / "llama_files.py"], check=False).returncode != 0:
+        sys.exit(1)
+
+
 def main() -> None:
     """Parse what is wanted and bring .venv there."""
     parser = argparse.ArgumentParser(description="Set up .venv for ModelCloud.")
@@ -181,6 +187,8 @@ def main() -> None:
         install_lock("dev")
     if wanted.serve:
         install_llama()
+    if wanted.dev:
+        fetch_test_files()
     install_checkout()
 
 
