@@ -16,9 +16,9 @@ import trio
 
 from mcd import __version__
 from mcd.config import Config, control_path, parse_http
+from mcd.engine import gpu
 from mcd.engine.catalogue import resolve
 from mcd.engine.client import EngineProcess
-from mcd.engine.gpu import gpu_problem
 from mcd.engine.messages import EngineOptions
 from mcd.entry.failover import Failover
 from mcd.entry.keyring import Keyring
@@ -209,13 +209,20 @@ def run(config: Config, on_up: Callable[[DaemonStatus], None]) -> int:
     Raises:
         ConfigError: Something in ``config`` cannot be used; nothing was left running.
     """
-    if config.device == "gpu" and config.engine == "llama" and (problem := gpu_problem()) is not None:
-        raise ConfigError(f"--gpu: {problem}")
+    if config.device == "gpu" and config.engine == "llama":
+        _need_gpus()
     log = Log(config.log_level)
     keys.open_home(config.home)
     daemon = Daemon(config, keys.load_or_create(config.home), log)
     run_guest(daemon.run_mesh, partial(daemon.run_gateway, on_up))
     return 0
+
+
+def _need_gpus() -> None:
+    try:
+        gpu.gpus()
+    except ConfigError as problem:
+        raise ConfigError(f"--gpu: {problem.message}") from None
 
 
 def _engines(config: Config, key: SigningKey, clock: SystemClock, log: Log) -> list[EngineProcess]:

@@ -2,7 +2,6 @@
 
 Another build of llama.cpp differs by an 8-byte field in llama_context_params; with it every later field would be
 written to the wrong place, silently. The defaults it fills in are the witness: they must read as known.
-Run as a program it says on one line whether this build can use a GPU.
 """
 
 from __future__ import annotations
@@ -28,6 +27,10 @@ EXPECTED_MODEL: dict[str, int] = {"vocab_only": False, "check_tensors": False, "
 
 _kept: list[object] = []
 """The log callback: C keeps a bare pointer to it, so it must never be freed."""
+_FULL = (b"out of memory", b"failed to allocate", b"unable to allocate")
+"""How ggml's backends say that memory ran out; llama_model_load_from_file only returns null."""
+_full: list[bool] = []
+"""Not empty once one of them was said."""
 
 
 def load_library() -> Any:
@@ -55,12 +58,17 @@ def _check(params: Any, expected: dict[str, int]) -> None:
         raise StartError(FailureCode.LIBRARY_MISMATCH)
 
 
-def _ignore(level: int, text: bytes, user_data: object) -> None:
-    """Drop it: llama.cpp's log quotes metadata and, on errors, prompts."""
+def forget_failed_allocations() -> None:
+    """Ask `has_failed_to_allocate` about what happens from now on."""
+    _full.clear()
 
 
-if __name__ == "__main__":
-    try:
-        os.write(1, b"gpu\n" if load_library().llama_supports_gpu_offload() else b"cpu\n")
-    except StartError as error:
-        os.write(1, f"{FailureCode(error.failure).name}\n".encode())
+def has_failed_to_allocate() -> bool:
+    """Whether a backend has run out of memory."""
+    return bool(_full)
+
+
+def _ignore(level: int, text: bytes | None, user_data: object) -> None:
+    """Drop it: llama.cpp's log quotes metadata and, on errors, prompts. Only that memory ran out is remembered."""
+    if text and not _full and any(words in text for words in _FULL):
+        _full.append(True)

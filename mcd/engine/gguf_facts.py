@@ -1,9 +1,13 @@
-"""What a checked GGUF header says of a model: architecture, context, quantisation, what its context costs."""
+"""What a checked GGUF header says of a model: architecture, context, quantisation, what it costs in memory."""
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
+
 import msgspec
 
+from mcd.engine.fit import Shape
 from mcd.engine.ggufcheck import Header
 from mcd.engine.known_models import KILO_TOKENS, kv_bytes
 
@@ -15,6 +19,9 @@ _FILE_TYPES = {
 }  # fmt: skip
 """llama.cpp's llama_ftype, the meaning of general.file_type."""
 MAX_ARCHITECTURE_CHARS = 32
+INPUT_TENSOR = "token_embd.weight"
+OUTPUT_TENSOR = "output.weight"
+_BLOCK = re.compile(r"blk\.(\d{1,4})\.")
 
 
 class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,11 +49,46 @@ def facts_of(header: Header) -> GgufFacts:
     )
 
 
-def _kv_bytes_per_1k(header: Header, architecture: str) -> int | None:
-    def count(key: str) -> int:
-        return int(header.number(f"{architecture}.{key}") or 0)
+def shape_of(header: Header) -> Shape:
+    """What the model of a checked header costs in memory."""
+    architecture = header.text("general.architecture")
+    blocks: defaultdict[int, int] = defaultdict(int)
+    input_bytes = output_bytes = 0
+    for name, n_bytes in header.tensors.items():
+        block = _BLOCK.match(name)
+        if block is not None:
+            blocks[int(block[1])] += n_bytes
+        elif name == INPUT_TENSOR:
+            input_bytes = n_bytes
+        else:
+            output_bytes += n_bytes
+    if OUTPUT_TENSOR not in header.tensors:
+        output_bytes += input_bytes  # tied: a GPU gets a copy of the embeddings as its output head
+    n_layers = int(header.number(f"{architecture}.block_count") or 0)
+    return Shape(
+        layer_bytes=tuple(blocks[index] for index in range(n_layers)),
+        input_bytes=input_bytes,
+        output_bytes=output_bytes,
+        kv_layer_bytes=kv_bytes(1, *_kv_heads(header, architecture), 1),
+        n_embd=_count(header, f"{architecture}.embedding_length"),
+        n_ff=_count(header, f"{architecture}.feed_forward_length"),
+        n_vocab=header.n_items("tokenizer.ggml.tokens") or _count(header, f"{architecture}.vocab_size"),
+        n_ctx_train=_count(header, f"{architecture}.context_length"),
+    )
 
-    n_layers, n_heads = count("block_count"), count("attention.head_count")
-    n_kv_heads = count("attention.head_count_kv") or n_heads
-    head_dim = count("attention.key_length") or (count("embedding_length") // n_heads if n_heads else 0)
-    return kv_bytes(n_layers, n_kv_heads, head_dim, KILO_TOKENS) or None
+
+def _kv_bytes_per_1k(header: Header, architecture: str) -> int | None:
+    n_layers = _count(header, f"{architecture}.block_count")
+    return kv_bytes(n_layers, *_kv_heads(header, architecture), KILO_TOKENS) or None
+
+
+def _kv_heads(header: Header, architecture: str) -> tuple[int, int]:
+    """(heads that keep keys and values, width of one)."""
+    n_heads = _count(header, f"{architecture}.attention.head_count")
+    n_kv_heads = _count(header, f"{architecture}.attention.head_count_kv") or n_heads
+    head_dim = _count(header, f"{architecture}.attention.key_length")
+    return n_kv_heads, head_dim or (_count(header, f"{architecture}.embedding_length") // n_heads if n_heads else 0)
+
+
+def _count(header: Header, key: str) -> int:
+    return int(header.number(key) or 0)

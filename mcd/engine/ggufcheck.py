@@ -7,6 +7,7 @@ dimension and offset has a limit here. Nothing larger than the limits is ever al
 
 from __future__ import annotations
 
+import bisect
 import math
 import os
 import struct
@@ -51,13 +52,15 @@ Value = int | float | str | bytes | list[object] | bool
 class Header:
     """What the check learned. Owner: the caller."""
 
-    __slots__ = ("data_at", "metadata", "n_tensors", "size_bytes")
+    __slots__ = ("data_at", "metadata", "n_tensors", "size_bytes", "tensors")
 
     def __init__(self, metadata: dict[str, Value], n_tensors: int, data_at: int, size_bytes: int) -> None:
         self.metadata = metadata
         self.n_tensors = n_tensors
         self.data_at = data_at
         self.size_bytes = size_bytes
+        self.tensors: dict[str, int] = {}
+        """Bytes of each tensor in the file, padding included."""
 
     def text(self, key: str) -> str:
         """A string value; empty when absent or of another type."""
@@ -68,6 +71,10 @@ class Header:
         """A numeric value; None when absent or of another type."""
         value = self.metadata.get(key)
         return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+    def n_items(self, key: str) -> int:
+        """Items of an array; 0 when absent or of another type."""
+        return len(_list(self.metadata.get(key)))
 
 
 def check_file(path: str) -> Header:
@@ -216,6 +223,15 @@ def _read_tensors(reader: _Reader, header: Header) -> None:
             raise reader.fault(f"tensor {_plain(name)} lies outside the file; it is cut off or damaged")
     if not spans:
         raise reader.fault("it holds no tensors")
+    header.tensors = _sizes(spans, room)
+
+
+def _sizes(spans: list[tuple[str, int, int]], room: int) -> dict[str, int]:
+    """From one tensor's beginning to the next: right also for types whose size is not known here."""
+    starts = [*sorted(offset for _, offset, _ in spans), room]
+    return {
+        name: starts[bisect.bisect_right(starts, offset)] - offset if offset < room else 0 for name, offset, _ in spans
+    }
 
 
 def _read_tensor(reader: _Reader, name: str) -> tuple[int, int]:

@@ -36,7 +36,8 @@ class LlamaBackend:
         lib = abi.load_library()
         if options.gpu and not lib.llama_supports_gpu_offload():
             raise StartError(FailureCode.NO_GPU)
-        self._model = Model(lib, path, gpu=options.gpu)
+        n_gpu_layers = options.n_gpu_layers if options.gpu else 0
+        self._model = Model(lib, path, n_gpu_layers=n_gpu_layers, split=options.split)
         n_threads = measure.compute_threads(options.n_threads)
         self._context = Context(self._model, options, n_threads, measure.kv_budget_bytes())
         self._template, note = _template(self._model)
@@ -53,7 +54,7 @@ class LlamaBackend:
             capabilities=self._capabilities(),
             prefill_tokens_per_s=prefill,
             output_tokens_per_s=output,
-            device="GPU" if options.gpu else f"CPU {n_threads} thread{'s' * (n_threads > 1)} {platform.machine()}",
+            device=options.device or f"CPU {n_threads} thread{'s' * (n_threads > 1)} {platform.machine()}",
             notes=(note,) if note else (),
         )
 

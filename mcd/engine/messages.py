@@ -66,8 +66,16 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Sequences decoded together. 0: the engine's own default; more costs KV memory."""
     n_ctx: int = 0
     """Most tokens one request may hold, prompt and answer. 0: the model's, capped by KV memory."""
+    n_cells: int = 0
+    """KV memory of all slots together, tokens. 0: a context for each slot, capped by KV memory."""
     gpu: bool = False
-    """Offload every layer to the GPU."""
+    """Compute on GPUs: the process may open their devices."""
+    n_gpu_layers: int = -1
+    """With ``gpu``, layers there, the output head counted as one; -1 is all of them."""
+    split: tuple[int, ...] = ()
+    """Layers on each GPU; empty leaves it to llama.cpp."""
+    device: str = ""
+    """What computes, for the record; empty: say it yourself."""
     start_timeout_s: float = 600.0
     """A model that is not ready by then is killed and counted as a crash."""
 

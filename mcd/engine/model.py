@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
+from mcd.engine import abi
 from mcd.engine.backend import StartError
 from mcd.engine.messages import EngineOptions, FailureCode
 
@@ -23,7 +24,7 @@ SAMPLING_DEFAULTS = {"temp": 0.8, "top_k": 40.0, "top_p": 0.95, "min_p": 0.05}
 class Model:
     """Weights and vocabulary."""
 
-    def __init__(self, lib: Any, path: str, *, gpu: bool) -> None:
+    def __init__(self, lib: Any, path: str, *, n_gpu_layers: int = 0, split: tuple[int, ...] = ()) -> None:
         """Load the file.
 
         Raises:
@@ -31,10 +32,15 @@ class Model:
         """
         self.lib = lib
         params = lib.llama_model_default_params()
-        params.n_gpu_layers = -1 if gpu else 0
+        params.n_gpu_layers = n_gpu_layers
+        if split:
+            shares = (ctypes.c_float * lib.llama_max_devices())(*split)
+            params.tensor_split = shares
+        abi.forget_failed_allocations()
         self.handle = lib.llama_model_load_from_file(path.encode(), params)
         if not self.handle:
-            raise StartError(FailureCode.MODEL_INVALID)
+            is_full = abi.has_failed_to_allocate()
+            raise StartError(FailureCode.OUT_OF_MEMORY if is_full else FailureCode.MODEL_INVALID)
         self.vocab = lib.llama_model_get_vocab(self.handle)
         self.n_vocab: int = lib.llama_vocab_n_tokens(self.vocab)
         if self.n_vocab <= 0 or not lib.llama_model_has_decoder(self.handle):
@@ -122,7 +128,7 @@ class Context:
         wanted = options.n_ctx or min(model.n_ctx_train, DEFAULT_MAX_CTX)
         affordable = kv_budget_bytes // max(1, model.kv_bytes_per_token())
         self.n_ctx = max(256, min(wanted, affordable)) if not options.n_ctx else wanted
-        self.n_cells = max(self.n_ctx, min(self.n_ctx * self.n_slots, affordable))
+        self.n_cells = options.n_cells or max(self.n_ctx, min(self.n_ctx * self.n_slots, affordable))
         params = self._lib.llama_context_default_params()
         params.n_ctx = self.n_cells
         params.n_batch = N_BATCH

@@ -91,7 +91,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tiny: Path) -> Iterator[Model]:
-    loaded = Model(abi.load_library(), str(tiny), gpu=False)
+    loaded = Model(abi.load_library(), str(tiny))
     yield loaded
     loaded.close()
 

@@ -11,9 +11,11 @@ import trio
 
 from mcd.engine import abi
 from mcd.engine.catalogue import EngineSpec
-from mcd.engine.gpu import gpu_problem
+from mcd.engine.devices import find
+from mcd.engine.fit import Found
+from mcd.engine.gpu import gpus
 from mcd.engine.messages import EngineOptions
-from mcd.errors import EngineDeadError, RefusedError
+from mcd.errors import ConfigError, EngineDeadError, RefusedError
 from mcd.ports import EngineRequest
 from tests.fakes import gguf_make
 from tests.fakes.engine_entry import EntrySide, chat, running
@@ -121,14 +123,17 @@ async def test_two_daemons_can_serve_one_file(good: bytes, tmp_path: Path) -> No
             assert len((await side.ask(chat("hi", max_tokens=3, temperature=0.0))).tokens) <= 3
 
 
-def test_gpu_is_asked_in_a_child_and_answered_with_a_remedy() -> None:
-    """True on a machine with a GPU build too: then there is no problem to describe."""
+def test_gpus_are_asked_for_in_a_child_and_answered_with_a_remedy() -> None:
+    """On a machine with a GPU build the same call names its GPUs."""
     lib = abi.load_library()
-    problem = gpu_problem()
-    assert (problem is None) == bool(lib.llama_supports_gpu_offload())
-    if problem is not None:
-        assert "--cpu" in problem
-        assert "CMAKE_ARGS" in problem
+    if lib.llama_supports_gpu_offload():
+        assert all(device.total_bytes > 0 for device in gpus())
+        return
+    with pytest.raises(ConfigError, match="built without GPU support") as problem:
+        gpus()
+    assert "--cpu" in problem.value.message
+    assert "CMAKE_ARGS" in problem.value.message
+    assert find(lib) == Found(gpus=(), backends=("CPU",))
 
 
 async def test_gpu_without_a_gpu_build_fails_with_words(good: bytes, tmp_path: Path) -> None:
@@ -138,6 +143,6 @@ async def test_gpu_without_a_gpu_build_fails_with_words(good: bytes, tmp_path: P
     async with running(spec, EngineOptions(n_threads=1, gpu=True)) as side:
         status = side.engine.status()
         if abi.load_library().llama_supports_gpu_offload():
-            assert status.device == "GPU"
+            assert status.state == "ready"
         else:
             assert "without GPU support" in status.detail

@@ -1,0 +1,292 @@
+"""How much of a model goes where: layers, context and cells for the memory there is. Pure.
+
+What is given up, and in which order. Memory is weights, then the KV memory, which grows with the context, then what
+one step computes in. When not all of it fits, first the room for several long requests at once goes (cells beyond one
+context), then the context itself, down to FLOOR_CTX; then layers go to the processor. Layers come last because each
+one there costs every token of every request: a tenth of a model on the processor halves its speed, while a context of
+8k instead of 32k is missed by the few requests longer than that. Where there is only the processor the context goes
+on shrinking to MIN_CTX, for lack of anything else to give up.
+
+The sums are upper bounds, checked against llama.cpp's own figures in tests; windowed layers are counted as if they
+kept every token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import msgspec
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+WANTED_CTX = 32_768
+"""A model that claims more gets this: KV memory is reserved, and few requests are longer."""
+FLOOR_CTX = 8_192
+"""Below it agents' prompts no longer fit; layers leave the GPU before the context goes under."""
+MIN_CTX = 512
+STEP_CELLS = 256
+"""llama.cpp rounds the KV memory to this."""
+STEP_ROWS = 512
+"""Rows of one computation (n_ubatch)."""
+KV_SHARE = 0.25
+"""Of the machine's memory, what one model's KV memory may take: other programs need the rest."""
+PROCESS_BYTES = 192 * MIB
+"""An inference process without a model: Python, llama.cpp, templates, requests under way."""
+MAX_DEVICE_RESERVE_BYTES = GIB
+DEVICE_RESERVE_SHARE = 8
+"""Left free on a GPU: a gigabyte or an eighth, whichever is less, for the driver's context, the libraries' work space
+and the desktop."""
+SHRINK = 0.7
+"""After an allocation failed, the next try believes in this much of the memory."""
+F16_BYTES = 2
+F32_BYTES = 4
+
+
+class Shape(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a model costs memory."""
+
+    layer_bytes: tuple[int, ...]
+    """Weights of each block."""
+    input_bytes: int
+    """Token embeddings; they stay in the machine's memory."""
+    output_bytes: int
+    """Output head and what belongs to no block; on the GPU with the first layer there."""
+    kv_layer_bytes: int
+    """KV memory of one token in one layer."""
+    n_embd: int
+    n_ff: int
+    n_vocab: int
+    n_ctx_train: int
+
+    @property
+    def weight_bytes(self) -> int:
+        """All weights."""
+        return sum(self.layer_bytes) + self.input_bytes + self.output_bytes
+
+    @property
+    def n_layers(self) -> int:
+        """Blocks, and the output head, which llama.cpp counts as one more."""
+        return len(self.layer_bytes) + 1
+
+    @property
+    def kv_bytes(self) -> int:
+        """KV memory of one token."""
+        return self.kv_layer_bytes * len(self.layer_bytes)
+
+    def compute_bytes(self, n_cells: int) -> int:
+        """What one step needs besides: logits, activations, the attention mask."""
+        row = F32_BYTES * (self.n_vocab + 3 * self.n_ff + 8 * self.n_embd) + F16_BYTES * n_cells
+        return STEP_ROWS * row
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU, as llama.cpp names it."""
+
+    name: str
+    """``CUDA0``, ``ROCm0``, ``Vulkan0``, ``Metal``."""
+    description: str
+    """The card's own name."""
+    kind: Literal["gpu", "igpu"]
+    free_bytes: int
+    total_bytes: int
+
+    @property
+    def usable_bytes(self) -> int:
+        """Free memory less the reserve."""
+        reserve = min(MAX_DEVICE_RESERVE_BYTES, self.total_bytes // DEVICE_RESERVE_SHARE)
+        return max(0, self.free_bytes - reserve)
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """What `mcd.engine.devices` prints."""
+
+    gpus: tuple[Device, ...] = ()
+    backends: tuple[str, ...] = ()
+    """What the build can compute with, by ggml's names; only ``CPU`` in a build without GPU support."""
+    problem: str = ""
+    """Name of a FailureCode."""
+
+
+class Fit(msgspec.Struct, frozen=True, kw_only=True):
+    """What was chosen, and why."""
+
+    n_ctx: int
+    """Most tokens of one request."""
+    n_cells: int
+    """KV memory of all slots together, tokens."""
+    n_slots: int
+    n_gpu_layers: int = 0
+    """Layers on GPUs, the output head counted as one."""
+    split: tuple[int, ...] = ()
+    """Layers on each GPU, in order."""
+    host_bytes: int
+    """What it takes of the machine's memory."""
+    device_bytes: tuple[int, ...] = ()
+    """What it takes of each GPU's memory."""
+    why: str
+    """For the operator, one line."""
+
+    @property
+    def n_bytes(self) -> int:
+        """All it takes."""
+        return self.host_bytes + sum(self.device_bytes)
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What the model should get where there is room. 0: as much as it can use."""
+
+    n_ctx: int = 0
+    n_slots: int = 8
+    max_kv_bytes: int = 0
+
+    def cells(self, shape: Shape) -> tuple[int, int, int]:
+        """(context wanted, context not to go below without need, cells wanted)."""
+        wanted = self.n_ctx or max(MIN_CTX, min(shape.n_ctx_train, WANTED_CTX))
+        most = wanted * self.n_slots
+        if self.max_kv_bytes and shape.kv_bytes:
+            most = max(min(wanted, FLOOR_CTX), min(most, self.max_kv_bytes // shape.kv_bytes))
+        return wanted, min(wanted, FLOOR_CTX), most
+
+
+def least_bytes(shape: Shape, wish: Wish) -> int:
+    """What a model takes at the shortest context that it is served with by choice."""
+    _, floor, _ = wish.cells(shape)
+    return _host_bytes(shape, floor)
+
+
+def fit_host(shape: Shape, room_bytes: int, wish: Wish) -> Fit | None:
+    """Fit a model into the machine's memory; None when it does not go in at all."""
+    wanted, floor, most = wish.cells(shape)
+    n_cells = _most_cells(lambda n: _host_bytes(shape, n) <= room_bytes, min(MIN_CTX, floor), most)
+    if n_cells is None:
+        return None
+    n_ctx = min(wanted, n_cells)
+    return Fit(
+        n_ctx=n_ctx,
+        n_cells=n_cells,
+        n_slots=wish.n_slots,
+        host_bytes=_host_bytes(shape, n_cells),
+        why=_words(n_ctx, wanted, n_cells, f"{size(_host_bytes(shape, n_cells))} of {size(room_bytes)} memory"),
+    )
+
+
+def fit_gpu(shape: Shape, devices: Sequence[Device], room_bytes: int, wish: Wish) -> Fit | None:
+    """Fit a model onto GPUs and, for layers that do not go there, into the machine's memory; None for neither.
+
+    Args:
+        shape: The model.
+        devices: GPUs to use, in llama.cpp's order.
+        room_bytes: What it may take of the machine's memory.
+        wish: What it should get.
+    """
+    wanted, floor, most = wish.cells(shape)
+
+    def spread(n_cells: int, n_layers: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        return _spread(shape, devices, n_cells, n_layers)
+
+    n_cells = _most_cells(lambda n: spread(n, shape.n_layers) is not None, floor, most)
+    n_layers = shape.n_layers
+    if n_cells is None:
+        n_cells = floor
+        n_layers = next((n for n in range(shape.n_layers - 1, 0, -1) if spread(floor, n) is not None), 0)
+    found = spread(n_cells, n_layers)
+    if n_layers == 0 or found is None:
+        return None
+    counts, taken = found
+    host_bytes = _host_rest(shape, n_cells, n_layers)
+    if host_bytes > room_bytes:
+        return None
+    n_ctx = min(wanted, n_cells)
+    used = [device for device, count in zip(devices, counts, strict=True) if count]
+    where = f"{size(sum(taken))} of {size(sum(d.usable_bytes for d in used))} on {', '.join(label(d) for d in used)}"
+    layers = "all" if n_layers == shape.n_layers else f"{n_layers} of"
+    rest = "" if n_layers == shape.n_layers else f"; the other layers compute on the processor ({size(host_bytes)})"
+    return Fit(
+        n_ctx=n_ctx,
+        n_cells=n_cells,
+        n_slots=wish.n_slots,
+        n_gpu_layers=n_layers,
+        split=counts,
+        host_bytes=host_bytes,
+        device_bytes=taken,
+        why=f"{layers} {shape.n_layers} layers, " + _words(n_ctx, wanted, n_cells, where) + rest,
+    )
+
+
+def shrunk(devices: Sequence[Device], n_failures: int) -> tuple[Device, ...]:
+    """The same GPUs, believed to have less free memory after each allocation that failed."""
+    believed = SHRINK**n_failures
+    return tuple(msgspec.structs.replace(d, free_bytes=int(d.free_bytes * believed)) for d in devices)
+
+
+def label(device: Device) -> str:
+    """A GPU in a few words fit for a record: ``RTX 4090 24G``."""
+    words = device.description.replace("/", " ").split()
+    kept = [word for word in words if word.lower() not in _VENDORS] or [device.name]
+    name = "".join(c for c in " ".join(kept) if c.isascii() and (c.isalnum() or c in " ._()+-")).strip(" ._()+-")
+    return f"{(name or device.name)[:_MAX_LABEL_CHARS].strip()} {max(1, round(device.total_bytes / GIB))}G"
+
+
+_VENDORS = {"nvidia", "geforce", "amd", "radeon", "intel(r)", "intel", "apple", "graphics", "corporation"}
+_MAX_LABEL_CHARS = 25
+"""A record's device field has 32 characters."""
+
+
+def size(n_bytes: int) -> str:
+    """Bytes for people."""
+    return f"{n_bytes / GIB:.1f} GB" if n_bytes >= GIB else f"{n_bytes / MIB:.0f} MB"
+
+
+def _words(n_ctx: int, wanted: int, n_cells: int, where: str) -> str:
+    context = f"context {n_ctx}" if n_ctx == wanted else f"context {n_ctx} instead of {wanted}"
+    return f"{context}, room for {n_cells} tokens at once, {where}"
+
+
+def _host_bytes(shape: Shape, n_cells: int) -> int:
+    """Everything in the machine's memory."""
+    return PROCESS_BYTES + shape.weight_bytes + shape.kv_bytes * n_cells + shape.compute_bytes(n_cells)
+
+
+def _host_rest(shape: Shape, n_cells: int, n_layers: int) -> int:
+    """What stays in the machine's memory when the last ``n_layers`` are on GPUs."""
+    n_blocks = shape.n_layers - n_layers
+    blocks = sum(shape.layer_bytes[:n_blocks])
+    compute = shape.compute_bytes(n_cells) if n_blocks else 0
+    return PROCESS_BYTES + shape.input_bytes + blocks + n_blocks * shape.kv_layer_bytes * n_cells + compute
+
+
+def _spread(
+    shape: Shape, devices: Sequence[Device], n_cells: int, n_layers: int
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Put the last layers onto GPUs in order, each filled before the next: (layers, bytes) of each; None: no room."""
+    kv = shape.kv_layer_bytes * n_cells
+    layers = [*(weights + kv for weights in shape.layer_bytes), shape.output_bytes][shape.n_layers - n_layers :]
+    compute = shape.compute_bytes(n_cells)
+    counts, taken = [0] * len(devices), [0] * len(devices)
+    at = 0
+    for index, device in enumerate(devices):
+        room = device.usable_bytes - compute
+        while at < len(layers) and layers[at] <= room:
+            room -= layers[at]
+            taken[index] += layers[at]
+            counts[index] += 1
+            at += 1
+        taken[index] += compute if counts[index] else 0
+    return (tuple(counts), tuple(taken)) if at == len(layers) else None
+
+
+def _most_cells(fits: Callable[[int], bool], least: int, most: int) -> int | None:
+    """The largest number of cells that fits, in llama.cpp's steps; None when not even the least does."""
+    if not fits(least):
+        return None
+    if fits(most):
+        return most
+    low, high = least // STEP_CELLS, most // STEP_CELLS + 1  # low fits, high does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if fits(middle * STEP_CELLS):
+            low = middle
+        else:
+            high = middle
+    return max(least, low * STEP_CELLS)
