@@ -213,6 +213,9 @@ async def start() -> Child:
             stderr=subprocess.STDOUT,
             env=_environment(),
             cwd="/",
+            # Its own group within our session: if we are killed while it is stopped and cannot notice, the kernel sends
+            # an orphaned, stopped group SIGHUP and SIGCONT. A session of its own would not have that.
+            process_group=0,
         )
     except OSError as error:
         ours.close()

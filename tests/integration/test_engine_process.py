@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -19,7 +21,8 @@ from mcd.ports import EngineChunk, EngineFinished, EngineRequest, EngineStarted
 from mcd.wire.messages import RefuseReason
 from tests.fakes.engine_entry import Answer, EntrySide, chat, running
 
-HELLO = Path(__file__).parents[1] / "fakes" / "scripted" / "hello.json"
+ROOT = Path(__file__).parents[2]
+HELLO = ROOT / "tests" / "fakes" / "scripted" / "hello.json"
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +210,36 @@ async def test_only_whitelisted_codes_pass_from_stderr() -> None:
     assert process.stdout is not None
     await process.stdout.aclose()
     assert reported == [("E_INTERNAL", "scheduler:12"), ("E_OUT_OF_MEMORY", "")]
+
+
+@pytest.mark.parametrize("in_session", ["same", "own"])
+def test_a_frozen_worker_does_not_outlive_its_daemon(in_session: str) -> None:
+    """Its watch over the daemon is frozen with it; the kernel ends a stopped group whose last parent outside dies.
+
+    Also where the daemon leads a session of its own, as under systemd.
+    """
+    daemon = (
+        "import trio\nfrom mcd.engine import supervise\n"
+        "async def main():\n    child = await supervise.start()\n    print(child.pid, flush=True)\n"
+        "    await trio.sleep_forever()\n"
+        "trio.run(main)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", daemon], stdout=subprocess.PIPE, cwd=ROOT, start_new_session=in_session == "own"
+    )
+    assert parent.stdout is not None
+    with parent.stdout as lines:
+        worker = psutil.Process(int(lines.readline()))
+    try:
+        worker.suspend()
+        while worker.status() != psutil.STATUS_STOPPED:
+            time.sleep(0.01)
+        parent.kill()
+        parent.wait()
+        worker.wait(timeout=20)
+    finally:
+        if worker.is_running():
+            worker.kill()
 
 
 async def test_silent_worker_is_replaced(hello: EngineSpec, monkeypatch: pytest.MonkeyPatch) -> None:
