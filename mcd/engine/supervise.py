@@ -17,7 +17,7 @@ import trio
 import mcd
 from mcd.engine import messages
 from mcd.engine.messages import ToDaemon, ToWorker
-from mcd.errors import EngineDeadError
+from mcd.errors import EngineDeadError, system_reason
 from mcd.units import Seconds
 
 STOP_GRACE_S = 1.0
@@ -200,15 +200,19 @@ def describe_exit(status: int | None) -> str:
 async def start() -> Child:
     """Start a worker process; it waits for its Hello.
 
+    The socket becomes its standard input: an inherited number could be one that its select cannot wait for.
+
     Raises:
         EngineDeadError: The system cannot start a process.
     """
-    ours, theirs = socket.socketpair()
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError as error:
+        raise EngineDeadError(f"cannot start an inference process: {system_reason(error)}") from None
     try:
         process = await trio.lowlevel.open_process(
-            [sys.executable, "-P", "-s", "-m", "mcd.engine.worker", str(theirs.fileno())],
-            pass_fds=(theirs.fileno(),),
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-P", "-s", "-m", "mcd.engine.worker"],
+            stdin=theirs.fileno(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=_environment(),
@@ -219,7 +223,7 @@ async def start() -> Child:
         )
     except OSError as error:
         ours.close()
-        raise EngineDeadError(f"cannot start an inference process: {error.strerror}") from None
+        raise EngineDeadError(f"cannot start an inference process: {system_reason(error)}") from None
     finally:
         theirs.close()
     return Child(process, trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
