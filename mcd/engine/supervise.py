@@ -11,6 +11,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Final
 
 import trio
 
@@ -44,6 +45,10 @@ WORKER_ENV = {
     "PYTHONUTF8": "1",
     "OMP_WAIT_POLICY": "passive",  # a waiting compute thread sleeps instead of spinning
 }
+
+OWN_GROUP: Final[dict[str, Any]] = {"process_group": 0}
+"""Within our session: when we are killed while it is stopped and cannot notice, the kernel sends an orphaned, stopped
+group SIGHUP and SIGCONT. A session of its own would not have that. (trio's stubs do not know the keyword.)"""
 
 _STDERR_LINE = re.compile(rb"code=(E_[A-Z_]{1,40})(?: at=([a-z_]{1,24}:\d{1,5}))?\Z")
 
@@ -217,9 +222,7 @@ async def start() -> Child:
             stderr=subprocess.STDOUT,
             env=_environment(),
             cwd="/",
-            # Its own group within our session: if we are killed while it is stopped and cannot notice, the kernel sends
-            # an orphaned, stopped group SIGHUP and SIGCONT. A session of its own would not have that.
-            process_group=0,
+            **OWN_GROUP,
         )
     except OSError as error:
         ours.close()
