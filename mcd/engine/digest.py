@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import trio
 
-from mcd.engine.ggufcheck import unreadable
+from mcd.errors import ModelFileError
 
 BLOCK_BYTES = 4 * 1024 * 1024
 
@@ -24,7 +24,6 @@ async def file_digest(path: str) -> bytes:
 
     Raises:
         ModelFileError: The file cannot be read.
-        EngineDeadError: No file can be opened now.
     """
     try:
         stat = await trio.Path(path).stat()
@@ -32,7 +31,7 @@ async def file_digest(path: str) -> bytes:
         if key not in _known:
             _known[key] = await trio.to_thread.run_sync(_digest, path, **ABANDON)
     except OSError as error:
-        raise unreadable(path, error) from None
+        raise ModelFileError(f"cannot read {Path(path).name}: {error.strerror}") from None
     return _known[key]
 
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence as Items
 
-from mcd.engine import abi, grammar, measure, sampler
+from mcd.api.request import ChatRequest
+from mcd.engine import abi, crash, grammar, measure, sampler
 from mcd.engine.backend import MAX_WAITING, MAX_WAITING_BYTES, Facts, Job, StartError
 from mcd.engine.chat import Template, no_template
 from mcd.engine.messages import EngineOptions, FailureCode
 from mcd.engine.model import Context, Model
+from mcd.engine.rendering import Rendering, TemplateError
 from mcd.engine.sampler import Sampler
 from mcd.engine.scheduler import Scheduler
 from mcd.engine.sequence import Sequence, Vocabulary
 from mcd.engine.tools import THINK_OPEN, MessageParser, family_of
-from mcd.errors import ContextLengthError, InvalidRequestError, UnsupportedError
+from mcd.errors import ContextLengthError, InvalidRequestError, UnsupportedError, UserError
 from mcd.units import Seconds
 from mcd.wire.messages import RefuseReason
 from mcd.wire.payload import Usage
-
-MAX_PROMPT_BYTES = 8 * 1024 * 1024
 
 
 class LlamaBackend:
@@ -27,8 +27,8 @@ class LlamaBackend:
 
     sealing = 0
 
-    def __init__(self, path: str, options: EngineOptions) -> None:
-        """Load and measure; takes as long as reading the weights.
+    def __init__(self, path: str, options: EngineOptions, rendering: Rendering) -> None:
+        """Load and measure; takes as long as reading the weights. Takes over the template process.
 
         Raises:
             StartError: For a reason that stays.
@@ -40,10 +40,13 @@ class LlamaBackend:
         self._model = Model(lib, path, n_gpu_layers=n_gpu_layers, split=options.split)
         n_threads = measure.compute_threads(options.n_threads)
         self._context = Context(self._model, options, n_threads, measure.kv_budget_bytes())
-        self._template, note = _template(self._model)
-        self._family = family_of(self._template.source if self._template else "")
+        self._rendering = rendering
+        self._template, note = _template(self._model, rendering)
+        self._family = family_of(self._template.dialect if self._template else "")
         self._vocabulary = Vocabulary(self._model)
         self._scheduler = Scheduler(self._model, self._context, self._ended)
+        self._rendered: dict[int, Job] = {}
+        """Jobs whose prompt is being written."""
         self._active: dict[int, _Active] = {}
         self._waiting_bytes = 0
         prefill, output = measure.speeds(self._model, self._context)
@@ -64,18 +67,30 @@ class LlamaBackend:
 
     def load(self) -> tuple[int, int]:
         """(running, waiting) sequences."""
-        return self._scheduler.n_running, self._scheduler.n_waiting
+        return self._scheduler.n_running, self._scheduler.n_waiting + len(self._rendered)
 
     def submit(self, job: Job) -> None:
-        """Template, tokenise, check the size, queue one sequence a choice.
+        """Have the template write the prompt; `step` goes on when it has.
 
         Raises:
             UserError: The request cannot be served as written.
         """
-        if self._scheduler.n_waiting >= MAX_WAITING or self._waiting_bytes + job.size_bytes > MAX_WAITING_BYTES:
+        if self.load()[1] >= MAX_WAITING or self._waiting_bytes + job.size_bytes > MAX_WAITING_BYTES:
             job.sink.refused(RefuseReason.BUSY)
             return
-        prompt, is_thinking = self._prompt(job)
+        if self._template is None:
+            raise no_template()
+        self._rendering.submit(job.id, self._template.variables(job.request, with_tools=_offers_tools(job.request)))
+        self._rendered[job.id] = job
+        self._waiting_bytes += job.size_bytes
+
+    def _begin(self, job: Job, text: str) -> None:
+        """Tokenise, check the size, queue one sequence a choice.
+
+        Raises:
+            UserError: The request cannot be served as written.
+        """
+        prompt, is_thinking = self._prompt(text)
         limit = self._limit(job, len(prompt))
         active = _Active(job, len(prompt))
         try:
@@ -86,7 +101,6 @@ class LlamaBackend:
             active.close()
             raise
         self._active[job.id] = active
-        self._waiting_bytes += job.size_bytes
         job.sink.started(len(prompt))
         if active.sequences[0].finish_reason or limit <= len(job.resume):
             self._end_at_once(active)
@@ -95,19 +109,47 @@ class LlamaBackend:
             self._scheduler.add(sequence)
 
     def step(self, now: Seconds) -> None:
-        """One decode."""
+        """Take up one written prompt, if there is one; one decode."""
+        written = self._rendering.take()
+        if written is not None:
+            self._written(*written)
         self._scheduler.step(now)
+
+    def _written(self, job_id: int, prompt: str | UserError) -> None:
+        job = self._rendered.pop(job_id, None)
+        if job is None:  # cancelled meanwhile
+            return
+        if isinstance(prompt, UserError):
+            self._fail(job, prompt)
+            return
+        try:
+            self._begin(job, prompt)
+        except UserError as error:
+            self._fail(job, error)
+        except Exception as error:  # noqa: BLE001 - a request that finds a bug of ours must not end all the others
+            crash.report(type(error), error, error.__traceback__)
+            self._active.setdefault(job_id, _Active(job, 0))
+            self.cancel(job_id)
+            job.sink.broken(FailureCode.INTERNAL)
+
+    def _fail(self, job: Job, error: UserError) -> None:
+        self._waiting_bytes -= job.size_bytes
+        job.sink.failed(error)
 
     def wait_s(self, now: Seconds) -> float | None:
         """0 while there is work."""
         return 0.0 if self._scheduler.has_work() else None
 
     def wakers(self) -> Items[int]:
-        """None: decoding is done in `step`."""
-        return ()
+        """The template process; decoding is done in `step`."""
+        return (self._rendering.fileno(),)
 
     def cancel(self, job_id: int) -> None:
         """Free the job's slots."""
+        job = self._rendered.pop(job_id, None)
+        if job is not None:
+            self._waiting_bytes -= job.size_bytes
+            self._rendering.cancel(job_id)
         active = self._active.pop(job_id, None)
         if active is not None:
             self._waiting_bytes -= active.job.size_bytes
@@ -118,23 +160,15 @@ class LlamaBackend:
         self._scheduler.pause(job_id, is_paused=is_paused)
 
     def close(self) -> None:
-        """Free the model."""
+        """Free the model; end the template process."""
+        self._rendering.close()
         self._context.close()
         self._model.close()
 
     # --- a request ---
 
-    def _prompt(self, job: Job) -> tuple[list[int], bool]:
-        if self._template is None:
-            raise no_template()
-        request = job.request
-        with_tools = bool(request.tools) and request.tool_choice != "none"
-        if with_tools and not self._template.has_tools:
-            raise UnsupportedError("this model's chat template knows no tools", param="tools")
-        text = self._template.render(request, with_tools=with_tools)
+    def _prompt(self, text: str) -> tuple[list[int], bool]:
         data = text.encode("utf-8", "replace")
-        if len(data) > MAX_PROMPT_BYTES:
-            raise ContextLengthError("the prompt is longer than any context", param="messages")
         bos = self._model.special_text(self._model.lib.llama_vocab_bos(self._model.vocab))
         has_bos = bool(bos) and text.startswith(bos)
         tokens = self._model.tokenize(data, add_special=not has_bos)
@@ -163,7 +197,7 @@ class LlamaBackend:
             raise UnsupportedError("an answer with several choices cannot be resumed", param="n")
         if any(token >= self._model.n_vocab for token in job.resume):
             raise InvalidRequestError("the tokens to resume after are not of this model", param="resume")
-        offers_tools = bool(request.tools) and request.tool_choice != "none"
+        offers_tools = _offers_tools(request)
         may_think = self._template is not None and self._template.may_think
         parser = None
         if offers_tools or may_think or is_thinking:
@@ -208,7 +242,7 @@ class LlamaBackend:
     def _capabilities(self) -> tuple[str, ...]:
         if self._template is None:
             return ()
-        return ("chat", "json-schema", *(("tools",) if self._template.has_tools else ()))
+        return ("chat", "json-schema", "tools")  # a template that shows none has them described
 
 
 class _Active:
@@ -234,7 +268,11 @@ class _Active:
             sequence.close()
 
 
-def _template(model: Model) -> tuple[Template | None, str]:
+def _offers_tools(request: ChatRequest) -> bool:
+    return bool(request.tools) and request.tool_choice != "none"
+
+
+def _template(model: Model, rendering: Rendering) -> tuple[Template | None, str]:
     """The model's template, or why there is none."""
     source = model.template()
     if not source:
@@ -243,6 +281,7 @@ def _template(model: Model) -> tuple[Template | None, str]:
     bos = model.special_text(lib.llama_vocab_bos(model.vocab))
     eos = model.special_text(lib.llama_vocab_eos(model.vocab))
     try:
-        return Template(source, bos, eos), ""
-    except ValueError as error:
-        return None, f"{error}; the model cannot answer chats"
+        rendering.load(source)
+        return Template(source, bos, eos, rendering.render), ""
+    except (TemplateError, UserError) as error:
+        return None, f"{error.message}; the model cannot answer chats"

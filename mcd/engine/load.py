@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mcd.engine import sandbox, script
+from mcd.engine import renderer, sandbox, script
 from mcd.engine.backend import Backend, StartError
 from mcd.engine.messages import FailureCode, Hello
+from mcd.engine.rendering import Rendering
 from mcd.errors import ConfigError
 
 
@@ -27,7 +28,19 @@ def lock_keys() -> str:
     return f"{control.name}: {control.state}, {control.detail}"
 
 
-def open_backend(hello: Hello) -> Backend:
+def start_rendering(hello: Hello) -> tuple[Rendering | None, tuple[str, ...]]:
+    """Fork the process in which chat templates run, if the backend needs one; with it a line for `mcd doctor`."""
+    if hello.backend != "llama":
+        return None, ()
+    try:
+        rendering = Rendering.start()
+    except OSError as fault:
+        return None, (f"chat templates: failed, no process for them can be started: {fault.strerror}",)
+    limits = f"{renderer.RENDER_CPU_S:.0f} s and {renderer.MEMORY_BYTES // 2**20} MiB a prompt, then it is replaced"
+    return rendering, (f"chat templates: holds, in a process of their own, confined as this one: {limits}",)
+
+
+def open_backend(hello: Hello, rendering: Rendering | None) -> Backend:
     """Import and load what computes.
 
     Raises:
@@ -36,9 +49,11 @@ def open_backend(hello: Hello) -> Backend:
     if hello.backend == "scripted":
         return _scripted(hello)
     if hello.backend == "llama":
+        if rendering is None:
+            raise StartError(FailureCode.OUT_OF_MEMORY)
         from mcd.engine.llama import LlamaBackend
 
-        return LlamaBackend(hello.source, hello.options)
+        return LlamaBackend(hello.source, hello.options, rendering)
     from mcd.engine.openai import OpenAIBackend
 
     return OpenAIBackend(hello.source, hello.options)

@@ -1,21 +1,19 @@
-"""The inference process: `python -m mcd.engine.worker`. One thread, one loop; the only place of plaintext.
+"""The inference process: `python -m mcd.engine.worker FD`. One thread, one loop; the only place of plaintext.
 
-Started by `supervise` with nothing but a socket as its standard input. Order matters: read the Hello, confine the
-process, and only then import anything that computes (threads and open files would escape the confinement).
+Started by `supervise` with nothing but a socketpair. Order matters: read the Hello, confine the process, and only
+then import anything that computes (threads and open files would escape the confinement).
 """
 
 from __future__ import annotations
 
 import heapq
-import os
 import select
 import sys
 import time
-from types import TracebackType
 from typing import TypeVar
 
 from mcd.api.chat import decode_canonical
-from mcd.engine import load, messages
+from mcd.engine import crash, load, messages
 from mcd.engine.answer import Answer, Turn
 from mcd.engine.backend import Backend, Job, StartError
 from mcd.engine.link import LinkClosedError, WorkerLink
@@ -151,7 +149,7 @@ class Worker:
         except UserError as error:
             answer.failed(error)
         except Exception as error:  # noqa: BLE001 - a request that finds a bug of ours must not end all the others
-            _report_crash(type(error), error, error.__traceback__)
+            crash.report(type(error), error, error.__traceback__)
             if not answer.is_over:
                 self._backend.cancel(frame.id)
                 answer.broken(FailureCode.INTERNAL)
@@ -185,13 +183,15 @@ def main(fd: int) -> int:
     try:
         hello = _expect(link, Hello)
         report = load.confine(hello)
+        rendering, told = load.start_rendering(hello)  # before there are keys, which it must never have
+        report = (*report, *told)
         keys = SealKeys(hello.peer_public_key, hello.model_digest)
         link.post(messages.CertificateWanted(keys.engine_public_key))
         keys.install_certificate(_expect(link, Certificate).certificate)
         keys.rotate(_unix_ms())
         report = (*report, load.lock_keys())  # while the heap holds little but the keys
         try:
-            backend = load.open_backend(hello)
+            backend = load.open_backend(hello, rendering)
         except StartError as error:
             link.post(messages.NotReady(error.failure))
             link.flush()
@@ -230,19 +230,6 @@ def _expect(link: WorkerLink, kind: type[_F]) -> _F:
             return frame
 
 
-def _report_crash(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Write a code and a place, never the error: exceptions quote what they choke on."""
-    del error
-    code = "E_OUT_OF_MEMORY" if issubclass(kind, MemoryError) else "E_INTERNAL"
-    place = "unknown:0"
-    while traceback is not None:
-        file = os.path.basename(traceback.tb_frame.f_code.co_filename)
-        if "/mcd/" in traceback.tb_frame.f_code.co_filename:
-            place = f"{file.removesuffix('.py')}:{traceback.tb_lineno}"
-        traceback = traceback.tb_next
-    os.write(2, f"code={code} at={place}\n".encode())
-
-
 if __name__ == "__main__":
-    sys.excepthook = _report_crash
-    sys.exit(main(0))
+    sys.excepthook = crash.report
+    sys.exit(main(int(sys.argv[1])))

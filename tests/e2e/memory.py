@@ -10,6 +10,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
+
 READABLE = """
 import sys
 from mcd.engine import sandbox, supervise
@@ -60,6 +62,11 @@ def spellings(text: str, token_ids: Sequence[int] = ()) -> dict[str, bytes]:
         found["token ids u32"] = struct.pack(f"<{len(token_ids)}I", *token_ids)
         found["token ids json"] = json.dumps(list(token_ids), separators=(",", ":"))[1:-1].encode()
     return found
+
+
+def engine_pids(worker: int) -> list[int]:
+    """A worker and the processes in which its chat template runs: all that may ever hold a prompt."""
+    return [worker, *(child.pid for child in psutil.Process(worker).children(recursive=True))]
 
 
 def regions(pid: int) -> Iterator[tuple[int, int]]:

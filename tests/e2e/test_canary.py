@@ -19,7 +19,7 @@ from openai import OpenAI
 
 from mcd.engine.catalogue import embedded_path
 from scripts.local_mesh import LocalMesh, Peer, local_mesh, serves
-from tests.e2e.memory import readable_engine, search, spellings
+from tests.e2e.memory import engine_pids, readable_engine, search, spellings
 
 LONG = 400
 
@@ -40,7 +40,7 @@ def start(mesh: LocalMesh) -> tuple[Peer, Peer, Peer]:
 
 
 def engine_pid(provider: Peer) -> int:
-    children = psutil.Process(provider.pid).children(recursive=True)
+    children = psutil.Process(provider.pid).children()  # its own children run the chat template
     workers = [child.pid for child in children if "mcd.engine.worker" in " ".join(child.cmdline())]
     assert len(workers) == 1, [child.cmdline() for child in children]
     return workers[0]
@@ -87,6 +87,9 @@ def test_a_prompt_is_in_the_engine_and_nowhere_else(mesh: LocalMesh) -> None:
         os.kill(worker, signal.SIGCONT)
     for _ in stream:
         pass
+    born = engine_pids(worker)[1:]
+    assert len(born) == 2
+    assert [search(pid, needles) for pid in born] == [set(), set()], "the prompt was written; nobody needs it there"
     assert "utf-8" in in_engine, "the positive control failed: this test could not find a leak"
     assert in_flight == {"provider": set(), "third": set()}
     after = {peer.name: search(peer.pid, needles) for peer in (provider, third)}

@@ -14,7 +14,7 @@ import trio
 from mcd.engine import supervise
 from mcd.engine.catalogue import EngineSpec, resolve
 from mcd.ports import EngineStarted
-from tests.e2e.memory import search, spellings
+from tests.e2e.memory import engine_pids, search, spellings
 from tests.e2e.test_canary import token_ids
 from tests.fakes.engine_entry import Answer, EntrySide, chat, running
 
@@ -42,7 +42,7 @@ async def left(side: EntrySide, needles: dict[str, bytes], allowed: set[str]) ->
     assert side.engine.pid is not None
     found = set(needles)
     for _ in range(20):
-        found = search(side.engine.pid, needles)
+        found = set().union(*(search(pid, needles) for pid in engine_pids(side.engine.pid)))
         if found <= allowed:
             break
         await trio.sleep(0.1)

@@ -1,23 +1,37 @@
-"""Chat templates: what they are given, and that a hostile one can neither reach out nor run on."""
+"""Chat templates: what they are given, what they may do with it, and that they cannot reach what is underneath."""
 
 from __future__ import annotations
 
-import resource
-import time
+import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mcd.api.request import ChatMessage, ChatRequest, FunctionCall, ToolCall, ToolFunction
-from mcd.engine import chat
+from mcd.engine import jinja_sandbox
 from mcd.engine.chat import Template
+from mcd.engine.jinja_sandbox import CompiledTemplate, PromptTooLongError, TemplateRefusalError
 from mcd.errors import InvalidRequestError
 from tests.fakes import gguf_make
 
 ASK = ChatRequest(model="m", messages=(ChatMessage(role="user", content="hello"),))
 
 
-def render(source: str, request: ChatRequest = ASK, *, with_tools: bool = False) -> str:
-    return Template(source, "<s>", "</s>").render(request, with_tools=with_tools)
+def render(source: str, **variables: object) -> str:
+    return CompiledTemplate(source).render({"messages": [{"role": "user", "content": "hello"}], **variables}).decode()
+
+
+def prompt(source: str, request: ChatRequest = ASK, *, with_tools: bool = False) -> str:
+    compiled = CompiledTemplate(source)
+
+    def run(variables: bytes) -> str:
+        try:
+            return compiled.render(json.loads(variables)).decode()
+        except TemplateRefusalError as error:
+            raise InvalidRequestError(str(error)) from None
+
+    return run(Template(source, "<s>", "</s>", run).variables(request, with_tools=with_tools))
 
 
 def test_conversation_in_the_models_own_words() -> None:
@@ -25,7 +39,7 @@ def test_conversation_in_the_models_own_words() -> None:
         model="m",
         messages=(ChatMessage(role="developer", content="Be kind."), ChatMessage(role="user", content="Hi")),
     )
-    assert render(gguf_make.TEMPLATE, request) == (
+    assert prompt(gguf_make.TEMPLATE, request) == (
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     )
 
@@ -36,56 +50,151 @@ def test_tool_calls_arrive_as_objects() -> None:
         tool_calls=(ToolCall(id="c1", function=FunctionCall(name="add", arguments='{"a": "é"}')),),
     )
     request = ChatRequest(model="m", messages=(called,), tools=(ToolFunction(name="add"),))
-    source = "{{ messages[0].tool_calls[0].function.arguments | tojson }} {{ tools[0].function.name }}{{ bos_token }}"
-    assert render(source, request, with_tools=True) == '{"a": "é"} add<s>'
+    source = (
+        "{% for t in tools or [] %}{{ t.function | tojson }}{% endfor %}{% for m in messages %}{{ m.content }}"
+        "{% for c in m.tool_calls or [] %}{{ c.function.arguments | tojson }}{% endfor %}{% endfor %}{{ bos_token }}"
+    )
+    assert prompt(source, request, with_tools=True) == (
+        '{"name": "add", "description": "", "parameters": {"type": "object", "properties": {}}}{"a": "é"}<s>'
+    )
+
+
+def test_content_as_a_list_of_parts_for_a_template_that_takes_nothing_else() -> None:
+    source = "{% for m in messages %}{% for part in m.content %}{{ part.text }}{% endfor %}{% endfor %}"
+    assert prompt(source) == "hello"
+
+
+def test_a_template_that_shows_no_message_is_none() -> None:
+    with pytest.raises(InvalidRequestError, match="does not show the messages"):
+        prompt("always the same")
+    with pytest.raises(InvalidRequestError, match="not today"):
+        prompt("{{ raise_exception('not today') }}")
 
 
 @pytest.mark.parametrize(
     "source",
     [
-        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
         "{{ 'a' * 3000000000 }}",
         "{{ ['a'] * 3000000000 }}",
-        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
-        "{% set n = namespace(x=['ab']) %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
         "{% set n = namespace(x=7) %}{% for i in range(60) %}{% set n.x = n.x * n.x %}{% endfor %}",
-        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x | replace('a', n.x) %}{% endfor %}",
         "{{ 9 ** 99999999 }}",
         "{{ '%1000000000d' % 1 }}",
         "{{ 'a'.center(3000000000) }}",
         "{{ 'a'.ljust(3000000000) }}",
+        "{{ '{:3000000000}'.format('a') }}",
+        "{{ '{:{}}'.format('a', 3000000000) }}",
         "{{ 'a' | indent(3000000000) }}",
         "{{ ''.__class__.__mro__ }}",
         "{{ messages.__init__.__globals__ }}",
-        "{% for m in messages %}{{ messages.append(m) }}{% endfor %}",
+        "{{ cycler.__init__.__globals__ }}",
+        "{{ self._TemplateReference__context }}{{ self._TemplateReference__context.environment.x }}",
+        "{{ (messages | map('attr', '__class__') | list)[0].mro() }}",
         "{{ raise_exception('no') }}",
         "{{ messages[0].nothing.more }}",
         "{{ 1 / 0 }}",
         "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
+        "{% include '/etc/passwd' %}",
+        "{% import 'os' as os %}",
     ],
 )
-def test_hostile_template_ends_in_a_refusal(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat, "RENDER_TIMEOUT_S", 0.3)
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    began = time.monotonic()
-    with pytest.raises(InvalidRequestError, match="chat template") as caught:
+def test_hostile_expression_ends_in_a_refusal(source: str) -> None:
+    with pytest.raises(TemplateRefusalError) as caught:
         render(source)
-    assert time.monotonic() - began < 10
-    assert resource.getrlimit(resource.RLIMIT_AS) == before
-    assert "hello" not in caught.value.message
+    assert "hello" not in str(caught.value)
 
 
-@pytest.mark.parametrize("source", ["{{ ''.format.__globals__ }}", "{{ messages.__class__ }}"])
+@pytest.mark.parametrize(
+    "source", ["{{ ''.format.__globals__ }}", "{{ messages.__class__ }}", "{{ '{0.__class__}'.format('a') }}"]
+)
 def test_python_underneath_is_out_of_reach(source: str) -> None:
     assert render(source) == ""
 
 
-def test_indent_does_what_jinjas_does() -> None:
-    assert render("{{ 'a\nb' | indent(2) }}") == "a\n  b"
-    assert render("{{ 'a\nb' | indent(2, true) }}") == "  a\n  b"
+def test_a_prompt_longer_than_any_context_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jinja_sandbox, "MAX_PROMPT_BYTES", 1000)
+    assert render("{{ 'é' * 500 }}") == "é" * 500
+    with pytest.raises(PromptTooLongError):
+        render("{{ 'é' * 501 }}")
 
 
-@pytest.mark.parametrize("source", ["{% for %}", "{{", "x" * (chat.MAX_TEMPLATE_CHARS + 1)])
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{{ 'a\nb\n\nc' | indent(2) }}", "a\n  b\n\n  c"),
+        ("{{ 'a\nb' | indent(2, true) }}", "  a\n  b"),
+        ("{{ {'b': '<é>', 'a': 1} | tojson }}", '{"b": "<é>", "a": 1}'),
+        ("{{ {'a': ['é']} | tojson(ensure_ascii=True) }}", '{"a": ["\\u00e9"]}'),
+        ("{{ {'a': 1} | tojson(indent=2) }}", '{\n  "a": 1\n}'),
+        ("{{ {'a': 1, 'b': 2} | tojson(separators=(',', ':')) }}", '{"a":1,"b":2}'),
+        ("{{ messages | map(attribute='role') | tojson }}", '["user"]'),
+        ("{% set l = [] %}{% set _ = l.append(1) %}{{ l.pop(0) }}", "1"),
+        ("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "01"),
+        ("{% generation %}{{ messages[0].content }}{% endgeneration %}", "hello"),
+        ("{% set n = namespace(x=0) %}{% for m in messages %}{% set n.x = n.x + 1 %}{% endfor %}{{ n.x }}", "1"),
+        ("{{ ' ab '.strip().title().replace('A', 'x').split('x')[1].startswith('b') }}", "True"),
+        ("{{ '<{}:{:>4}>'.format('a', 1) }}", "<a:   1>"),
+        ("{{ strftime_now('%Y') | length }}", "4"),
+        ("{{ messages[0]['content'][::-1] }}{{ messages[-1].get('role') }}", "ollehuser"),
+        ("{{ {'a': 1}.items() | list }}", "[('a', 1)]"),
+    ],
+)
+def test_what_templates_rely_on(source: str, text: str) -> None:
+    assert render(source) == text
+
+
+@pytest.mark.parametrize("source", ["{% for %}", "{{", "{% generation %}", "{{" + "(" * 5000 + ")" * 5000 + "}}"])
 def test_what_is_no_template_does_not_compile(source: str) -> None:
-    with pytest.raises(ValueError, match="chat template"):
-        Template(source, "", "")
+    with pytest.raises(TemplateRefusalError):
+        CompiledTemplate(source)
+
+
+PIECES = st.sampled_from(
+    [
+        *(
+            "{{ ",
+            " }}",
+            "{% ",
+            " %}",
+            "{#",
+            "#}",
+            "(",
+            ")",
+            "[",
+            "]",
+            "'",
+            "|",
+            "=",
+            "-",
+            "~",
+            "+",
+            "*",
+            "1",
+            "[0]",
+            "x",
+        ),
+        *(
+            "for ",
+            "in ",
+            "endfor",
+            "if ",
+            "endif",
+            "set ",
+            "macro ",
+            "call ",
+            "filter ",
+            "generation ",
+            "endgeneration",
+        ),
+        *("messages", ".content", "loop", "range", "namespace", "tojson", "join", "batch", "map", "select", "attr"),
+        *("format", "\u00e9", "\0", " ", "\n"),
+    ]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(PIECES, max_size=30))
+def test_any_text_is_a_template_or_refused(pieces: list[str]) -> None:
+    try:
+        render("".join(pieces))
+    except (TemplateRefusalError, PromptTooLongError):
+        return

@@ -1,0 +1,157 @@
+"""The worker's end of the template process: one rendering under way, the others in order behind it."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections import deque
+
+from mcd.engine import renderer
+from mcd.engine.renderer import Status
+from mcd.errors import ContextLengthError, InvalidRequestError, McdError, UserError
+
+_SHOWN_CHARS = 200
+
+
+class RendererGoneError(McdError):
+    """The keeper of the renderer ended, which only the end of this machine's memory explains; we end as well."""
+
+    code = "engine_renderer_gone"
+
+
+class TemplateError(McdError):
+    """A template that cannot be used at all; the message says why."""
+
+    code = "template_invalid"
+
+
+class Rendering:
+    """Owner: LlamaBackend, of the channel to the template process that the worker started."""
+
+    def __init__(self, channel: tuple[int, int]) -> None:
+        """Take over the channel; nothing is sent yet."""
+        self._requests, self._answers = channel
+        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._current: int | None = None
+
+    @classmethod
+    def start(cls) -> Rendering:
+        """Fork the process; call while the worker is confined, and before it has keys.
+
+        Raises:
+            OSError: No process can be made.
+        """
+        return cls(renderer.start())
+
+    def fileno(self) -> int:
+        """Readable when an answer is there, or the process has gone."""
+        return self._answers
+
+    @property
+    def n_waiting(self) -> int:
+        """Renderings asked for and not yet received."""
+        return len(self._waiting) + (self._current is not None)
+
+    def load(self, source: str) -> None:
+        """Compile the template; blocks.
+
+        Raises:
+            TemplateError: It does not compile, within its limits.
+        """
+        self._send(source.encode("utf-8", "replace"))
+        answer = self._receive()
+        if answer[0] != Status.DONE:
+            raise TemplateError(f"the chat template does not compile: {_reason(answer)}")
+
+    def render(self, variables: bytes) -> str:
+        """Render at once; blocks. For trying a template out while nothing else waits.
+
+        Raises:
+            UserError: The template refuses.
+            TemplateError: It needs too much even for this.
+        """
+        assert self._current is None
+        self._send(variables)
+        answer = self._receive()
+        if answer[0] in {Status.TOO_SLOW, Status.TOO_LARGE, Status.CRASHED}:
+            raise TemplateError(f"the chat template {_reason(answer)} for a few words")
+        return _result(answer)
+
+    def submit(self, job_id: int, variables: bytes) -> None:
+        """Queue a rendering; `take` will have it.
+
+        Raises:
+            RendererGoneError: The process has ended.
+        """
+        self._waiting.append((job_id, variables))
+        self._advance()
+
+    def cancel(self, job_id: int) -> None:
+        """Forget a rendering; one under way goes on, and nobody will have it."""
+        self._waiting = deque(entry for entry in self._waiting if entry[0] != job_id)
+
+    def take(self) -> tuple[int, str | UserError] | None:
+        """One finished rendering, if there is one: its job, and the prompt or why there is none.
+
+        Raises:
+            RendererGoneError: The process has ended.
+        """
+        if not select.select([self._answers], [], [], 0)[0]:
+            return None
+        answer = self._receive()  # all of it is on its way
+        job_id, self._current = self._current, None
+        if job_id is None:
+            raise RendererGoneError("the template process spoke unasked")
+        self._advance()
+        try:
+            return job_id, _result(answer)
+        except UserError as error:
+            return job_id, error
+
+    def close(self) -> None:
+        """End the process: it ends when its channel does."""
+        os.close(self._requests)
+        os.close(self._answers)
+
+    def _advance(self) -> None:
+        if self._current is None and self._waiting:
+            self._current, variables = self._waiting.popleft()
+            self._send(variables)  # the keeper is waiting for it, so this is as quick as copying
+
+    def _send(self, body: bytes) -> None:
+        try:
+            renderer.send(self._requests, body)
+        except OSError:
+            raise RendererGoneError("the template process has ended") from None
+
+    def _receive(self) -> bytes:
+        answer = renderer.receive(self._answers, renderer.MAX_ANSWER_BYTES)
+        if answer is None:
+            raise RendererGoneError("the template process has ended")
+        return answer
+
+
+def _result(answer: bytes) -> str:
+    if answer[0] == Status.DONE:
+        return answer[1:].decode("utf-8", "replace")
+    if answer[0] == Status.TOO_LONG:
+        raise ContextLengthError("the prompt is longer than any context", param="messages")
+    if answer[0] == Status.REFUSED:
+        raise InvalidRequestError(
+            f"the model's chat template refuses these messages: {_reason(answer)}", param="messages"
+        )
+    raise InvalidRequestError(f"the model's chat template {_reason(answer)} for these messages", param="messages")
+
+
+def _reason(answer: bytes) -> str:
+    match answer[0]:
+        case Status.REFUSED:
+            return answer[1:].decode("utf-8", "replace")[:_SHOWN_CHARS]
+        case Status.TOO_SLOW:
+            return f"needs more than {renderer.RENDER_CPU_S:.0f} s"
+        case Status.TOO_LARGE:
+            return f"needs more than {renderer.MEMORY_BYTES // 2**20} MiB"
+        case Status.TOO_LONG:
+            return "writes more than any context holds"
+        case _:
+            return "ends its own process"
