@@ -164,9 +164,10 @@ async def test_unsupported_keyword_is_named_to_the_user(tiny: Path) -> None:
         assert answer.failure.param == "response_format"
 
 
-async def test_forced_tool_call_has_valid_arguments(tmp_path: Path) -> None:
-    source = "{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}" + gguf_make.TEMPLATE
-    path = gguf_make.make(tmp_path / "tools.gguf", template=source, n_ctx=2048)
+@pytest.mark.parametrize("shown", ["{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}", ""])
+async def test_forced_tool_call_has_valid_arguments(tmp_path: Path, shown: str) -> None:
+    """With a template that shows tools, and with one that knows none: then they are described to the model."""
+    path = gguf_make.make(tmp_path / "tools.gguf", template=shown + gguf_make.TEMPLATE, n_ctx=2048)
     parameters = msgspec.Raw(
         b'{"type":"object","properties":{"on":{"type":"boolean"}},"required":["on"],"additionalProperties":false}'
     )
@@ -189,10 +190,3 @@ async def test_forced_tool_call_has_valid_arguments(tmp_path: Path) -> None:
     assert [call.name for call in calls] == ["lamp"]
     assert json.loads(calls[0].arguments)["on"] in {True, False}
     assert answer.text == ""
-
-
-async def test_model_without_tools_says_so(tiny: Path) -> None:
-    async with running(EngineSpec(alias="t", backend="llama", source=str(tiny)), EngineOptions(n_threads=1)) as side:
-        answer = await side.ask(chat("x", tools=(ToolFunction(name="f"),)))
-        assert answer.failure is not None
-        assert answer.failure.param == "tools"
