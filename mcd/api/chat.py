@@ -95,6 +95,8 @@ class _Chat(msgspec.Struct):
     parallel_tool_calls: bool | None = None
     response_format: _Format | None = None
     reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, bool | int | float | str | None] | None = None
+    """vLLM's and llama.cpp's way to a template's own switches."""
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     # Members that would change the answer and that we do not do:
@@ -177,6 +179,9 @@ def _convert(foreign: _Chat) -> ChatRequest:
         parallel_tool_calls=foreign.parallel_tool_calls is not False,
         response_format=_response_format(foreign.response_format),
         reasoning_effort=foreign.reasoning_effort,
+        chat_template_kwargs=tuple(
+            (name, value) for name, value in (foreign.chat_template_kwargs or {}).items() if value is not None
+        ),
         stream=foreign.stream or False,
         include_usage=options is not None and options.include_usage is True,
     )

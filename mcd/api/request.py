@@ -87,6 +87,8 @@ class ChatRequest(Private, frozen=True, omit_defaults=True, kw_only=True):
     parallel_tool_calls: bool = True
     response_format: ResponseFormat = ResponseFormat()
     reasoning_effort: str | None = None
+    chat_template_kwargs: tuple[tuple[str, bool | int | float | str], ...] = ()
+    """Variables for the model's chat template, e.g. ``enable_thinking``; an object in the API, ordered."""
     stream: bool = False
     include_usage: bool = False
     """stream_options.include_usage; the gateway's affair, carried so that one struct holds the whole request."""

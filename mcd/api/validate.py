@@ -25,12 +25,21 @@ MAX_NAME_CHARS = 256
 MAX_SCHEMA_BYTES = 256 * 1024
 """A schema becomes a grammar; real ones stay below 32 KiB."""
 
+MAX_TEMPLATE_KWARGS = 16
+MAX_TEMPLATE_VALUE_CHARS = 4096
+"""Some templates take a sentence about who the model is."""
+
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 EFFORTS = frozenset({"none", "minimal", "low", "medium", "high", "xhigh"})
 FORMATS = frozenset({"text", "json_object", "json_schema"})
+OUR_VARIABLES = frozenset(
+    {"messages", "tools", "functions", "documents", "add_generation_prompt", "bos_token", "eos_token"}
+)
+"""Of a chat template: what other members of the request say, and what only the engine knows."""
 FUNCTION_CHOICE = "function:"
 
 _FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,64}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _DIGITS = re.compile(r"0|[1-9][0-9]{0,9}")
 
 _RANGES: tuple[tuple[str, float, float], ...] = (
@@ -63,6 +72,7 @@ def validate(request: ChatRequest) -> None:
     _check_logit_bias(request.logit_bias)
     effort = request.reasoning_effort
     _need(effort is None or effort in EFFORTS, "reasoning_effort", f"must be one of {_listed(EFFORTS)}")
+    _check_template_kwargs(request.chat_template_kwargs)
     _check_messages(request.messages)
     _check_tools(request.tools)
     _check_tool_choice(request)
@@ -92,6 +102,16 @@ def _check_logit_bias(pairs: tuple[tuple[str, float], ...]) -> None:
         _need(is_id, "logit_bias", "must map token ids, written as decimal strings")
         in_range = -MAX_LOGIT_BIAS_ABS <= bias <= MAX_LOGIT_BIAS_ABS
         _need(in_range, "logit_bias", f"must hold numbers between -{MAX_LOGIT_BIAS_ABS:g} and {MAX_LOGIT_BIAS_ABS:g}")
+
+
+def _check_template_kwargs(pairs: tuple[tuple[str, bool | int | float | str], ...]) -> None:
+    where = "chat_template_kwargs"
+    _need(len(pairs) <= MAX_TEMPLATE_KWARGS, where, f"may hold at most {MAX_TEMPLATE_KWARGS} values")
+    for name, value in pairs:
+        _need(_VARIABLE.fullmatch(name) is not None, where, "must map names of variables to values")
+        _need(name not in OUR_VARIABLES, where, f"must not hold any of {_listed(OUR_VARIABLES)}")
+        n_chars = len(value) if isinstance(value, str) else 0
+        _need(n_chars <= MAX_TEMPLATE_VALUE_CHARS, where, f"holds more than {MAX_TEMPLATE_VALUE_CHARS} characters")
 
 
 def _check_messages(messages: tuple[ChatMessage, ...]) -> None:

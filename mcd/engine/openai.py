@@ -240,6 +240,8 @@ def to_openai(request: ChatRequest, model: str, max_output_tokens: int) -> dict[
         body["n"] = request.n
     if request.logit_bias:
         body["logit_bias"] = dict(request.logit_bias)
+    if request.chat_template_kwargs:
+        body["chat_template_kwargs"] = dict(request.chat_template_kwargs)
     body.update(_tools(request))
     body.update(_format(request))
     return body

@@ -44,7 +44,8 @@ MAX_INHERITED_FD = 256
 LENGTH_BYTES = 4
 _PR_SET_NAME, _PR_SET_PDEATHSIG = 15, 1
 _EXIT_MEMORY = 3
-_READ_BYTES = 1 << 20
+_READ_BYTES = 64 * 1024
+"""What a pipe holds. A larger buffer is filled with a pattern for each read, as MALLOC_PERTURB_ asks: it costs more."""
 
 
 class Status(IntEnum):

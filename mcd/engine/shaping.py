@@ -93,7 +93,7 @@ def variables(request: ChatRequest, caps: Caps, *, with_tools: bool, now: dateti
     }
     if tools and caps.tools == "tools":
         given["tools"] = tools
-    return given | _thinking(request.reasoning_effort, caps)
+    return _thinking(request.reasoning_effort, caps) | dict(request.chat_template_kwargs) | given
 
 
 # --- messages ------------------------------------------------------------------------------------------------------

@@ -65,6 +65,7 @@ def test_every_common_parameter_arrives() -> None:
             parallel_tool_calls=False,
             response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}},
             reasoning_effort="low",
+            chat_template_kwargs={"enable_thinking": False, "thinking_budget": 512, "unset": None, "mode": "é"},
             stream=True,
             stream_options={"include_usage": True, "include_obfuscation": False},
         )
@@ -78,6 +79,7 @@ def test_every_common_parameter_arrives() -> None:
     assert request.tool_choice == "function:get_weather"
     assert bytes(request.tools[0].parameters) == b'{"type": "object"}'
     assert bytes(request.response_format.schema) == b'{"type": "object"}'
+    assert request.chat_template_kwargs == (("enable_thinking", False), ("thinking_budget", 512), ("mode", "é"))
     assert request.parallel_tool_calls is False
     assert request.include_usage
 
@@ -86,8 +88,8 @@ def test_nulls_are_absent_and_unknown_members_are_ignored() -> None:
     names = [
         "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "seed", "stop", "frequency_penalty",
         "presence_penalty", "logit_bias", "n", "logprobs", "top_logprobs", "tools", "tool_choice",
-        "parallel_tool_calls", "response_format", "reasoning_effort", "stream", "stream_options", "functions",
-        "function_call", "audio", "modalities", "web_search_options",
+        "parallel_tool_calls", "response_format", "reasoning_effort", "chat_template_kwargs", "stream",
+        "stream_options", "functions", "function_call", "audio", "modalities", "web_search_options",
     ]  # fmt: skip
     request = chat.parse(body(**dict.fromkeys(names), store=True, metadata={"a": "b"}, user="me", verbosity="low"))
     assert request == chat.parse(body())
@@ -192,6 +194,10 @@ def message(**members: Any) -> dict[str, Any]:
             "response_format.json_schema.schema",
         ),
         ({"reasoning_effort": "extreme"}, "reasoning_effort"),
+        ({"chat_template_kwargs": {"messages": "x"}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"a b": 1}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"x": "y" * 5000}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {f"x{i}": i for i in range(17)}}, "chat_template_kwargs"),
         ({"stream": "yes"}, "stream"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
     ],

@@ -302,6 +302,13 @@ def test_efforts_in_a_templates_own_words() -> None:
     assert model("Kimi-K3").template.caps.efforts["xhigh"] == "max"
 
 
+def test_a_templates_own_switches_can_be_set() -> None:
+    asked = ChatRequest(model="m", messages=(HELLO,), reasoning_effort="high")
+    kwargs = (("enable_thinking", False), ("add_generation_prompt", False))
+    prompt = model("Qwen-Qwen3-0.6B").prompt(msgspec.structs.replace(asked, chat_template_kwargs=kwargs))
+    assert prompt.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+
+
 # --- in words, where a template has none ---------------------------------------------------------------------------
 
 
