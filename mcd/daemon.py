@@ -6,6 +6,8 @@ Stop: the API refuses and ends its streams, a goodbye leaves, engines stop, the 
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -45,6 +47,10 @@ from mcd.wire.signing import SigningKey
 
 FAREWELL_S = 1.0
 """The longest a goodbye may delay the end."""
+MAX_OPEN_FILES = 65_536
+"""Ten times what the limits of mesh and gateway allow together; some systems call any number unlimited."""
+MIN_OPEN_FILES = 256
+"""Twenty to start, the rest for 64 kept links, connections in their handshake and clients."""
 
 
 class SystemClock:
@@ -211,6 +217,7 @@ def run(config: Config, on_up: Callable[[DaemonStatus], None]) -> int:
     """
     if config.device == "gpu" and config.engine == "llama":
         _need_gpus()
+    allow_open_files()
     log = Log(config.log_level)
     keys.open_home(config.home)
     daemon = Daemon(config, keys.load_or_create(config.home), log)
@@ -223,6 +230,22 @@ def _need_gpus() -> None:
         gpu.gpus()
     except ConfigError as problem:
         raise ConfigError(f"--gpu: {problem.message}") from None
+
+
+def allow_open_files() -> None:
+    """Let this process have as many files and sockets open as it may; many systems begin with 256 or 1,024.
+
+    Raises:
+        ConfigError: That is too few to run.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):  # macOS grants less than its hard limit says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    granted, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if granted != resource.RLIM_INFINITY and granted < MIN_OPEN_FILES:
+        raise ConfigError(f"only {granted} files may be open here, a peer needs {MIN_OPEN_FILES}; run: ulimit -n 4096")
 
 
 def _engines(config: Config, key: SigningKey, clock: SystemClock, log: Log) -> list[EngineProcess]:

@@ -7,6 +7,8 @@ prompt, a completion or a peer's raw text.
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import ClassVar
 
 
@@ -26,6 +28,16 @@ class McdError(Exception):
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+
+
+OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
+"""This process, or the machine, has as many files and sockets open as it may."""
+
+
+def system_reason(problem: OSError) -> str:
+    """Why the system said no, in words for a message; for the limit on open files also what to do."""
+    reason = os.strerror(problem.errno) if problem.errno else "unknown error"
+    return f"{reason}; raise the limit, for example: ulimit -n 4096" if problem.errno in OUT_OF_FILES else reason
 
 
 # --- the caller's fault --------------------------------------------------------------------------------------

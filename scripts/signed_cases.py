@@ -55,7 +55,10 @@ def _record(**changes: Any) -> Record:
 
 def _signed(record: Record, key: SigningKey = KEY, label: bytes = RECORD_LABEL) -> bytes:
     """Sign whatever it says, as a liar would."""
-    body = encode_record(record)
+    return _signed_body(encode_record(record), key, label)
+
+
+def _signed_body(body: bytes, key: SigningKey = KEY, label: bytes = RECORD_LABEL) -> bytes:
     return key.public_key + key.sign(label, body) + body
 
 
@@ -77,9 +80,27 @@ def records() -> Iterator[Vector]:
     leaving = goodbye(_record(), NOW_MS, NOW_MS + 1)
     yield good("a goodbye", ["REC-08"], leaving)
     yield good("a goodbye still on its way", ["REC-14"], leaving, NOW_MS + MAX_RECORD_LIFETIME_MS - 1)
+    for comment, ids, data, error in _bad_bodies():
+        common = {"comment": comment, "spec": ids, "now_ms": NOW_MS, "network": "main"}
+        yield common | {"bytes": spell(data), "error": error}
     for comment, ids, data, now_ms, error in _bad_records():
         common = {"comment": comment, "spec": ids, "now_ms": now_ms, "network": "main"}
         yield common | {"bytes": spell(data), "error": error}
+
+
+def _bad_bodies() -> Iterator[tuple[str, list[str], bytes, str]]:
+    fine = _signed(_record())
+    yield "nothing", ["REC-10"], b"", "size"
+    yield "key and signature without a body", ["REC-10"], fine[:96], "size"
+    yield "one byte too long", ["REC-10"], fine + bytes(MAX_RECORD_BYTES + 1 - len(fine)), "size"
+    yield "another version", ["REC-12"], _signed(_record(version=2)), "version"
+    yield "a later version of another layout", ["REC-12"], _signed_body(_pack([2, "another layout"])), "version"
+    yield "a body without a version", ["REC-11"], _signed_body(_pack(["1"])), "malformed"
+    yield "our version of another layout", ["REC-11"], _signed_body(_pack([1, "another layout"])), "malformed"
+    yield "a body cut off", ["REC-11"], fine[:-1], "malformed"
+    yield "a body with a byte after it", ["REC-11"], fine + b"\0", "malformed"
+    infinite = encode_record(_record()).replace(_pack(0.25), _pack(float("inf")))
+    yield "a coordinate that is not finite", ["REC-11"], _signed_body(infinite), "malformed"
 
 
 def _bad_records() -> Iterator[tuple[str, list[str], bytes, int, str]]:
@@ -87,15 +108,6 @@ def _bad_records() -> Iterator[tuple[str, list[str], bytes, int, str]]:
     leaving = _signed(goodbye(_record(), NOW_MS, NOW_MS + 1))
     address = f"/ip4/192.0.2.1/tcp/4101/p2p/{PEER}"
     stolen = SigningKey(OTHER_SEED)
-    yield "nothing", ["REC-10"], b"", NOW_MS, "size"
-    yield "key and signature without a body", ["REC-10"], fine[:96], NOW_MS, "size"
-    yield "one byte too long", ["REC-10"], fine + bytes(MAX_RECORD_BYTES + 1 - len(fine)), NOW_MS, "size"
-    yield "a body cut off", ["REC-11"], fine[:-1], NOW_MS, "malformed"
-    yield "a body with a byte after it", ["REC-11"], fine + b"\0", NOW_MS, "malformed"
-    infinite = encode_record(_record()).replace(_pack(0.25), _pack(float("inf")))
-    data = KEY.public_key + KEY.sign(RECORD_LABEL, infinite) + infinite
-    yield "a coordinate that is not finite", ["REC-11"], data, NOW_MS, "malformed"
-    yield "another version", ["REC-12"], _signed(_record(version=2)), NOW_MS, "version"
     yield "another network", ["REC-13"], _signed(_record(network="test")), NOW_MS, "network"
     yield "expired this millisecond", ["REC-14"], fine, NOW_MS + MAX_RECORD_LIFETIME_MS, "expired"
     yield "an old goodbye", ["REC-14"], leaving, NOW_MS + MAX_RECORD_LIFETIME_MS, "expired"

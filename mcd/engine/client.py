@@ -129,6 +129,7 @@ class EngineProcess:
         self._ids = itertools.count(1)
         self._backoff = Backoff()
         self._was_ready = False
+        self._n_bad_starts = 0
         self._end = ""
 
     # --- what others ask ---
@@ -220,15 +221,20 @@ class EngineProcess:
 
     async def _prepare(self) -> bool:
         """Check the file and know its digest; False when it can never be served."""
-        try:
-            if self._spec.backend == "llama":
-                await trio.to_thread.run_sync(check_file, self._spec.source, **ABANDON)
-            if not self._spec.digest:  # asked at each start: the operator may have replaced the file
-                self._digest = await file_digest(self._spec.source)
-        except (ModelFileError, ConfigError) as error:
-            self._fail(error)
-            return False
-        return True
+        while True:
+            try:
+                if self._spec.backend == "llama":
+                    await trio.to_thread.run_sync(check_file, self._spec.source, **ABANDON)
+                if not self._spec.digest:  # asked at each start: the operator may have replaced the file
+                    self._digest = await file_digest(self._spec.source)
+            except EngineDeadError as error:
+                self._end = error.message
+                await self._pause(None)
+            except (ModelFileError, ConfigError) as error:
+                self._fail(error)
+                return False
+            else:
+                return True
 
     def _fail(self, error: McdError) -> None:
         self._state = "failed"
@@ -237,13 +243,16 @@ class EngineProcess:
 
     def _lasting_fault(self, worker: _Worker | None) -> str | None:
         """Why another start would end the same way; None when it may not."""
-        failure = worker.failure if worker is not None else None
+        if worker is None:
+            return None  # the machine could start no process: not the model's fault
+        failure = worker.failure
         if failure == FailureCode.UPSTREAM:
             self._end = DETAILS[FailureCode.UPSTREAM]  # a server may come back
             return None
         if failure is not None:
             return DETAILS.get(FailureCode(failure), f"the engine cannot start (code {failure})")
-        if not self._was_ready and self._restarts + 1 >= MAX_START_CRASHES:
+        self._n_bad_starts += worker.ready is None
+        if not self._was_ready and self._n_bad_starts >= MAX_START_CRASHES:
             return f"the inference process stops while loading ({self._end}): {BAD_FILE}"
         return None
 

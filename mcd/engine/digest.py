@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import trio
 
-from mcd.errors import ModelFileError
+from mcd.engine.ggufcheck import unreadable
 
 BLOCK_BYTES = 4 * 1024 * 1024
 
@@ -24,6 +24,7 @@ async def file_digest(path: str) -> bytes:
 
     Raises:
         ModelFileError: The file cannot be read.
+        EngineDeadError: No file can be opened now.
     """
     try:
         stat = await trio.Path(path).stat()
@@ -31,7 +32,7 @@ async def file_digest(path: str) -> bytes:
         if key not in _known:
             _known[key] = await trio.to_thread.run_sync(_digest, path, **ABANDON)
     except OSError as error:
-        raise ModelFileError(f"cannot read {Path(path).name}: {error.strerror}") from None
+        raise unreadable(path, error) from None
     return _known[key]
 
 

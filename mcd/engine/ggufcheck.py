@@ -14,7 +14,7 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
-from mcd.errors import ModelFileError
+from mcd.errors import OUT_OF_FILES, EngineDeadError, EngineError, ModelFileError, system_reason
 
 MAX_METADATA_PAIRS = 4096
 MAX_TENSORS = 65_536
@@ -82,6 +82,7 @@ def check_file(path: str) -> Header:
 
     Raises:
         ModelFileError: Says what is wrong with the file.
+        EngineDeadError: No file can be opened now.
     """
     with _open(path) as file:
         reader = _Reader(file, os.fstat(file.fileno()).st_size, Path(path).name)
@@ -103,7 +104,13 @@ def _open(path: str) -> BinaryIO:
     try:
         return Path(path).open("rb")
     except OSError as error:
-        raise ModelFileError(f"cannot read {Path(path).name}: {error.strerror}") from None
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: str, error: OSError) -> EngineError:
+    """A file that cannot be opened: the file's fault for ever, or ours for now, having too many open."""
+    said = f"cannot read {Path(path).name}: {system_reason(error)}"
+    return EngineDeadError(said) if error.errno in OUT_OF_FILES else ModelFileError(said)
 
 
 class _Reader:

@@ -11,13 +11,14 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Final
 
 import trio
 
 import mcd
 from mcd.engine import messages
 from mcd.engine.messages import ToDaemon, ToWorker
-from mcd.errors import EngineDeadError
+from mcd.errors import EngineDeadError, system_reason
 from mcd.units import Seconds
 
 STOP_GRACE_S = 1.0
@@ -44,6 +45,10 @@ WORKER_ENV = {
     "PYTHONUTF8": "1",
     "OMP_WAIT_POLICY": "passive",  # a waiting compute thread sleeps instead of spinning
 }
+
+OWN_GROUP: Final[dict[str, Any]] = {"process_group": 0}
+"""Within our session: when we are killed while it is stopped and cannot notice, the kernel sends an orphaned, stopped
+group SIGHUP and SIGCONT. A session of its own would not have that. (trio's stubs do not know the keyword.)"""
 
 _STDERR_LINE = re.compile(rb"code=(E_[A-Z_]{1,40})(?: at=([a-z_]{1,24}:\d{1,5}))?\Z")
 
@@ -200,23 +205,28 @@ def describe_exit(status: int | None) -> str:
 async def start() -> Child:
     """Start a worker process; it waits for its Hello.
 
+    The socket becomes its standard input: an inherited number could be one that its select cannot wait for.
+
     Raises:
         EngineDeadError: The system cannot start a process.
     """
-    ours, theirs = socket.socketpair()
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError as error:
+        raise EngineDeadError(f"cannot start an inference process: {system_reason(error)}") from None
     try:
         process = await trio.lowlevel.open_process(
-            [sys.executable, "-P", "-s", "-m", "mcd.engine.worker", str(theirs.fileno())],
-            pass_fds=(theirs.fileno(),),
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-P", "-s", "-m", "mcd.engine.worker"],
+            stdin=theirs.fileno(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=_environment(),
             cwd="/",
+            **OWN_GROUP,
         )
     except OSError as error:
         ours.close()
-        raise EngineDeadError(f"cannot start an inference process: {error.strerror}") from None
+        raise EngineDeadError(f"cannot start an inference process: {system_reason(error)}") from None
     finally:
         theirs.close()
     return Child(process, trio.SocketStream(trio.socket.from_stdlib_socket(ours)))

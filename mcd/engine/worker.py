@@ -1,7 +1,7 @@
-"""The inference process: `python -m mcd.engine.worker FD`. One thread, one loop; the only place of plaintext.
+"""The inference process: `python -m mcd.engine.worker`. One thread, one loop; the only place of plaintext.
 
-Started by `supervise` with nothing but a socketpair. Order matters: read the Hello, confine the process, and only
-then import anything that computes (threads and open files would escape the confinement).
+Started by `supervise` with nothing but a socket as its standard input. Order matters: read the Hello, confine the
+process, and only then import anything that computes (threads and open files would escape the confinement).
 """
 
 from __future__ import annotations
@@ -232,4 +232,4 @@ def _expect(link: WorkerLink, kind: type[_F]) -> _F:
 
 if __name__ == "__main__":
     sys.excepthook = crash.report
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(0))

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import socket
+import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -137,7 +138,7 @@ def json_response(body: bytes, status: int = 200) -> web.Response:
 def _unix_socket(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if path.exists():
+        if os.path.lexists(path):
             _remove_stale(path)
         mask = os.umask(0o177)
         try:
@@ -154,7 +155,9 @@ def _unix_socket(path: Path) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove the socket of a daemon that is gone; a living one answers the connection."""
+    """Remove the socket of a daemon that is gone; a living one answers the connection. Nothing else is touched."""
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        raise ConfigError(f"{path} is in the way: mcd needs this name for its control socket; move it elsewhere")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(str(path))

@@ -23,6 +23,10 @@ BODY_INVALID = "the sealed request body is not valid"
 MESSAGE_UNSENDABLE = "refusing to send a message that breaks its own bounds"
 
 _PIECE_BYTES = 65_536
+_ARRAY_HEAD_BYTES = {0xDC: 3, 0xDD: 5} | dict.fromkeys(range(0x91, 0xA0), 1)
+"""MessagePack's arrays of at least one element, by first byte."""
+_UINT_BYTES = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
+"""Its unsigned integers of more than a byte, by first byte."""
 
 T = TypeVar("T")
 
@@ -122,6 +126,21 @@ def decode_record(data: bytes | memoryview) -> Record:
     if not _is_finite(record):
         raise RemoteProtocolError(MESSAGE_INVALID)
     return record
+
+
+def record_version(data: bytes) -> int | None:
+    """The version of a record's body, of which nothing else is looked at; None where no array begins with a number.
+
+    By hand, since whatever follows in a later version need not be anything that this version's decoder would take.
+    """
+    n_head = _ARRAY_HEAD_BYTES.get(data[0], 0) if data else 0
+    number = data[n_head : n_head + 9]
+    if not n_head or not number:
+        return None
+    if number[0] < 0x80:
+        return number[0]
+    n_bytes = _UINT_BYTES.get(number[0], len(number))
+    return int.from_bytes(number[1 : 1 + n_bytes], "big") if n_bytes < len(number) else None
 
 
 def _is_finite(record: Record) -> bool:

@@ -15,7 +15,7 @@ import msgspec
 from mcd.errors import LimitError, LocalProtocolError, RecordError, RemoteProtocolError
 from mcd.ids import ModelDigest, PeerId
 from mcd.units import UnixMs
-from mcd.wire.codec import decode_record, encode_record
+from mcd.wire.codec import decode_record, encode_record, record_version
 from mcd.wire.messages import MAX_CLOCK_SKEW_MS, MAX_RECORD_BYTES, MAX_RECORD_LIFETIME_MS, Record
 from mcd.wire.signing import KEY_BYTES, SIGNATURE_BYTES, SigningKey, peer_id, verify
 
@@ -26,7 +26,7 @@ ALIAS_KEY_PREFIX = b"modelcloud alias v1\0"
 RECORD_HEAD_BYTES = KEY_BYTES + SIGNATURE_BYTES
 
 Why = Literal[
-    "size", "malformed", "version", "network", "expired", "lifetime", "future", "address", "duplicate", "signature"
+    "size", "version", "malformed", "network", "expired", "lifetime", "future", "address", "duplicate", "signature"
 ]
 """Why a record was dropped, in the order of the checks; metrics count by it."""
 
@@ -74,6 +74,8 @@ def open_record(data: bytes, *, now_ms: UnixMs | int, network: str) -> SignedRec
     if not RECORD_HEAD_BYTES < len(data) <= MAX_RECORD_BYTES:
         raise RecordError("size")
     body = data[RECORD_HEAD_BYTES:]
+    if record_version(body) not in {RECORD_VERSION, None}:
+        raise RecordError("version")
     record = _decode_or_none(body)
     if record is None:
         raise RecordError("malformed")
@@ -122,8 +124,6 @@ def is_newer(record: Record, known: Record | None) -> bool:
 
 
 def _time_fault(record: Record, now_ms: int, network: str) -> Why | None:
-    if record.version != RECORD_VERSION:
-        return "version"
     if record.network != network:
         return "network"
     # A goodbye is over when it is issued, yet must reach everyone: it is relayed for one lifetime.

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from mcd.errors import ConfigError
+from mcd.gateway.server import _unix_socket
 from tests.fakes.entry import MODEL
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +108,26 @@ def test_the_control_socket_is_private_and_one_a_home(daemon: Daemon) -> None:
     assert second.returncode != 0
     assert "another daemon uses" in second.stderr
     assert daemon.control.exists()
+
+
+@pytest.mark.spec("GW-70")
+@pytest.mark.parametrize("kind", ["file", "folder", "link", "dangling link"])
+def test_what_is_no_socket_is_left_alone(tmp_path: Path, kind: str) -> None:
+    path, other = tmp_path / "control.sock", tmp_path / "notes"
+    match kind:
+        case "file":
+            path.write_text("somebody's notes")
+        case "folder":
+            path.mkdir()
+        case "link":
+            other.write_text("somebody's notes")
+            path.symlink_to(other)
+        case _:
+            path.symlink_to(other)
+    before = path.lstat()
+    with pytest.raises(ConfigError, match=r"control\.sock is in the way"):
+        _unix_socket(path)
+    assert path.lstat() == before
 
 
 @pytest.mark.spec("GW-70")

@@ -129,6 +129,36 @@ def test_version_and_network() -> None:
     assert drop(lie(record()), network="test") == "network"
 
 
+@pytest.mark.spec("REC-12")
+@pytest.mark.parametrize(
+    "body",
+    [
+        [2],
+        [2, {"network": "main"}, None, -1],
+        [2, *range(40)],  # array 16
+        [300, "x"],  # uint 16
+        [2**40],
+        [0, 1.5],
+    ],
+)
+def test_a_later_version_may_hold_anything_behind_its_number(body: list[object]) -> None:
+    data = msgspec.msgpack.encode(body)
+    assert drop(KEY.public_key + KEY.sign(RECORD_LABEL, data) + data) == "version"
+
+
+@pytest.mark.spec("REC-11", "REC-12")
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\x90", b"\x02", b"\x91", b"\x91\xa1x", b"\x91\xff", b"\x91\xc0", b"\xdc\x00\x01", b"\xdd\x00\x00",
+        b"\x91\xcd\x02", b"\x91\xcf\x00\x00\x00\x02", b"\x81\x02\x02", b"\x91\xcb" + bytes(8), b"\x91\x01",
+        b"\xdd\x00\x00\x00\x01\xcd\x00\x01",
+    ],
+)  # fmt: skip
+def test_what_has_no_version_or_ours_with_another_layout_is_malformed(body: bytes) -> None:
+    assert drop(KEY.public_key + KEY.sign(RECORD_LABEL, body) + body) == "malformed"
+
+
 @pytest.mark.spec("REC-14")
 def test_expiry_is_by_our_clock() -> None:
     data = lie(record())
