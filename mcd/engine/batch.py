@@ -8,14 +8,19 @@ from typing import Any
 
 import numpy as np
 
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p)
+_ABORT = _CALLBACK(lambda _: True)
+_NEVER = _CALLBACK()
+
 
 class Batch:
     """Rows for one llama_decode. Owner: Scheduler."""
 
     def __init__(self, lib: Any, n_rows: int, n_sequences: int) -> None:
         self._lib = lib
-        self.n_max = n_rows
         self.n_rows = 0
+        self._n_most = 0
+        """Rows of the largest batch since the last `scrub`."""
         self._token = np.zeros(n_rows, np.int32)
         self._pos = np.zeros(n_rows, np.int32)
         self._n_seq = np.ones(n_rows, np.int32)
@@ -63,4 +68,22 @@ class Batch:
     def decode(self, context: Any) -> int:
         """Compute; 0 is success, 1 no room in the KV memory, anything else a failure."""
         self._struct.n_tokens = self.n_rows
+        self._n_most = max(self._n_most, self.n_rows)
         return int(self._lib.llama_decode(context, self._struct))
+
+    def scrub(self, context: Any, sequence: int) -> None:
+        """Overwrite the token ids that earlier batches left in llama.cpp's own buffers.
+
+        A batch of zeros, as large as the largest of them, on a sequence nobody uses. It is broken off before anything
+        is computed, but after llama.cpp has copied its tokens to where it copies all tokens.
+        """
+        if not self._n_most:
+            return
+        self.clear()
+        self.add([0] * self._n_most, 0, sequence, wants_output=True)
+        self._lib.llama_set_abort_callback(context, _ABORT, None)
+        self.decode(context)
+        self._lib.llama_set_abort_callback(context, _NEVER, None)
+        self._lib.llama_memory_seq_rm(self._lib.llama_get_memory(context), sequence, -1, -1)
+        self.clear()
+        self._n_most = 0

@@ -39,16 +39,18 @@ class LlamaBackend:
         n_gpu_layers = options.n_gpu_layers if options.gpu else 0
         self._model = Model(lib, path, n_gpu_layers=n_gpu_layers, split=options.split)
         n_threads = measure.compute_threads(options.n_threads)
-        self._context = Context(self._model, options, n_threads, measure.kv_budget_bytes())
+        budget_bytes = measure.kv_budget_bytes()
+        self._context = Context(self._model, options, n_threads, budget_bytes)
         self._rendering = rendering
         self._template, note = _template(self._model, rendering)
         self._family = family_of(self._template.dialect if self._template else "")
         self._vocabulary = Vocabulary(self._model)
-        self._scheduler = Scheduler(self._model, self._context, self._ended)
+        self._scheduler = Scheduler(self._model, self._context, self._ended, budget_bytes)
         self._rendered: dict[int, Job] = {}
         """Jobs whose prompt is being written."""
         self._active: dict[int, _Active] = {}
         self._waiting_bytes = 0
+        self._now: Seconds = 0.0
         prefill, output = measure.speeds(self._model, self._context)
         self._scheduler.limit_prefill(prefill)
         self._facts = Facts(
@@ -110,6 +112,7 @@ class LlamaBackend:
 
     def step(self, now: Seconds) -> None:
         """Take up one written prompt, if there is one; one decode."""
+        self._now = now
         written = self._rendering.take()
         if written is not None:
             self._written(*written)
@@ -137,8 +140,8 @@ class LlamaBackend:
         job.sink.failed(error)
 
     def wait_s(self, now: Seconds) -> float | None:
-        """0 while there is work."""
-        return 0.0 if self._scheduler.has_work() else None
+        """0 while there is work; later for what must be overwritten in time."""
+        return self._scheduler.wait_s(now)
 
     def wakers(self) -> Items[int]:
         """The template process; decoding is done in `step`."""
@@ -153,7 +156,7 @@ class LlamaBackend:
         active = self._active.pop(job_id, None)
         if active is not None:
             self._waiting_bytes -= active.job.size_bytes
-            self._scheduler.remove(job_id, 0.0)
+            self._scheduler.remove(job_id, self._now)
 
     def pause(self, job_id: int, *, is_paused: bool) -> None:
         """Hold back or go on."""

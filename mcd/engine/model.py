@@ -8,11 +8,16 @@ from typing import Any
 from mcd.engine import abi
 from mcd.engine.backend import StartError
 from mcd.engine.messages import EngineOptions, FailureCode
+from mcd.engine.slots import Cuts
 
 DEFAULT_SLOTS = 8
 DEFAULT_MAX_CTX = 32_768
 """A model that claims more gets this unless --ctx says so: KV memory is reserved for every slot."""
 N_BATCH = 2048
+SCRATCH_CELLS = 768
+"""Cells beyond those of the slots, for a sequence of our own: a step of the most rows, and padding."""
+MAX_SLOTS = 255
+"""llama.cpp knows 256 sequences; one is the scratch sequence."""
 MAX_VALUE_BYTES = 4 * 1024 * 1024
 """Longest metadata value read back; chat templates have up to 100 kB."""
 MAX_PIECE_BYTES = 512
@@ -46,8 +51,11 @@ class Model:
         if self.n_vocab <= 0 or not lib.llama_model_has_decoder(self.handle):
             raise StartError(FailureCode.MODEL_UNSUPPORTED)
         self.n_ctx_train: int = lib.llama_model_n_ctx_train(self.handle)
-        self.can_cut = not (lib.llama_model_is_recurrent(self.handle) or lib.llama_model_is_hybrid(self.handle))
-        """Whether a sequence's memory can be shortened or partly copied; recurrent state cannot."""
+        self.cuts = Cuts(
+            window=max(0, lib.llama_model_n_swa(self.handle)),
+            is_recurrent=lib.llama_model_is_recurrent(self.handle) or lib.llama_model_is_hybrid(self.handle),
+        )
+        """Where a sequence's memory can be shortened or copied."""
         self._piece_buffer = ctypes.create_string_buffer(MAX_PIECE_BYTES)
 
     def metadata(self, key: str) -> str | None:
@@ -124,24 +132,26 @@ class Context:
             StartError: Not enough memory.
         """
         self._lib = model.lib
-        self.n_slots = options.n_slots or DEFAULT_SLOTS
+        self.n_slots = min(options.n_slots or DEFAULT_SLOTS, MAX_SLOTS)
+        self.scratch = self.n_slots
+        """The sequence of nobody's request, for what must be computed without one."""
         wanted = options.n_ctx or min(model.n_ctx_train, DEFAULT_MAX_CTX)
         affordable = kv_budget_bytes // max(1, model.kv_bytes_per_token())
         self.n_ctx = max(256, min(wanted, affordable)) if not options.n_ctx else wanted
         self.n_cells = options.n_cells or max(self.n_ctx, min(self.n_ctx * self.n_slots, affordable))
         params = self._lib.llama_context_default_params()
-        params.n_ctx = self.n_cells
+        params.n_ctx = self.n_cells + SCRATCH_CELLS
         params.n_batch = N_BATCH
         params.n_ubatch = 512
-        params.n_seq_max = self.n_slots
+        params.n_seq_max = self.n_slots + 1
         params.n_threads = n_threads
         params.n_threads_batch = n_threads
-        params.kv_unified = True
+        params.kv_unified = True  # split, attention costs 4 % less at 16 slots; but gaps between busy slots cost a pass
+        params.swa_full = False  # a window keeps its window; `Cuts` says what that allows
         params.no_perf = True
         self.handle = self._lib.llama_init_from_model(model.handle, params)
         if not self.handle:
             raise StartError(FailureCode.OUT_OF_MEMORY)
-        self.n_cells = int(self._lib.llama_n_ctx(self.handle))
         self.memory = self._lib.llama_get_memory(self.handle)
 
     def close(self) -> None:

@@ -9,6 +9,8 @@ from mcd.engine.batch import Batch
 from mcd.engine.kv import KvMemory
 from mcd.engine.model import N_BATCH, Context, Model
 from mcd.engine.sequence import Sequence
+from mcd.engine.slots import Slot
+from mcd.engine.tidy import Tidy
 from mcd.units import Seconds
 
 MAX_PREFILL_ROWS = 512
@@ -23,13 +25,18 @@ STEP_GOAL_S = 0.25
 class Scheduler:
     """Owner of all sequences, the batch and the KV memory."""
 
-    def __init__(self, model: Model, context: Context, on_end: Callable[[Sequence], None]) -> None:
+    def __init__(
+        self, model: Model, context: Context, on_end: Callable[[Sequence], None], kv_budget_bytes: int
+    ) -> None:
         """Begin idle; ``on_end`` is told of each sequence that finished or broke."""
         self._model = model
         self._context = context
         self._on_end = on_end
-        self._batch = Batch(model.lib, N_BATCH, context.n_slots)
-        self.kv = KvMemory(model.lib, context.memory, context.n_slots, context.n_cells, can_cut=model.can_cut)
+        self._batch = Batch(model.lib, N_BATCH, context.n_slots + 1)
+        self.kv = KvMemory(
+            model.lib, context.handle, context.n_slots, context.n_cells, cuts=model.cuts, budget_bytes=kv_budget_bytes
+        )
+        self._tidy = Tidy(context, self._batch, self.kv)
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._max_prefill_rows = MAX_PREFILL_ROWS
@@ -48,9 +55,12 @@ class Scheduler:
         """Sequences without one."""
         return len(self._waiting)
 
-    def has_work(self) -> bool:
-        """Whether a step would do anything."""
-        return bool(self._waiting) or any(not s.is_paused or self._is_prefilling(s) for s in self._running)
+    def wait_s(self, now: Seconds) -> Seconds | None:
+        """Seconds until a step has something to do; None for not before a request."""
+        if self._waiting or any(not s.is_paused or self._is_prefilling(s) for s in self._running):
+            return 0.0
+        due_at = self._tidy.due_at(is_idle=not self._running)
+        return None if due_at is None else max(0.0, due_at - now)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
@@ -72,6 +82,7 @@ class Scheduler:
 
     def step(self, now: Seconds) -> None:
         """Admit, build a batch, compute it, sample its outputs."""
+        self._tidy.run(now, is_idle=not self._running and not self._waiting)
         self._admit(now)
         outputs = self._fill()
         if not self._batch.n_rows:
@@ -80,6 +91,9 @@ class Scheduler:
             self._break_all(now)
             return
         self._batch.clear()
+        for sequence in self._running:
+            if sequence.slot is not None and sequence.slot.marks:
+                self.kv.computed(sequence.slot, now)
         context = self._context.handle
         for sequence, row in outputs:
             token = sequence.sampler.sample(context, row)
@@ -103,7 +117,8 @@ class Scheduler:
             if self.kv.should_wait(sequence.prompt, key):
                 held.append(sequence)
                 continue
-            slot = self.kv.admit(sequence.prompt, sequence.limit, key, now)
+            may_be_reused = bool(sequence.job.cache_salt) or sequence.job.request.n > 1
+            slot = self.kv.admit(sequence.prompt, sequence.limit, key, now, may_be_reused=may_be_reused)
             if slot is None:
                 held.append(sequence)
                 break  # in order of arrival: a large request must not starve behind small ones
@@ -133,7 +148,7 @@ class Scheduler:
             slot = sequence.slot
             assert slot is not None
             done = len(slot.tokens)
-            chunk = sequence.prompt[done : done + budget]
+            chunk = sequence.prompt[done : done + self._chunk_rows(slot, budget)]
             is_last = done + len(chunk) == len(sequence.prompt)
             row = batch.add(chunk, done, slot.index, wants_output=is_last)
             slot.tokens.extend(chunk)
@@ -142,6 +157,10 @@ class Scheduler:
                 slot.planned = ()
                 outputs.append((sequence, row))
         return outputs
+
+    def _chunk_rows(self, slot: Slot, budget: int) -> int:
+        """At most the budget; up to the next place where a checkpoint is wanted."""
+        return min(budget, slot.marks[0] - len(slot.tokens)) if slot.marks else budget
 
     def _is_prefilling(self, sequence: Sequence) -> bool:
         return sequence.slot is not None and len(sequence.slot.tokens) < len(sequence.prompt)
@@ -167,6 +186,10 @@ class Scheduler:
             self.kv.release(sequence.slot, now)
             sequence.slot = None
         sequence.close()
+        job = sequence.job
+        if not job.cache_salt and not any(s.job is job for s in (*self._running, *self._waiting)):
+            self.kv.forget(cache_key(sequence))
+        self._tidy.ended(now)
 
 
 def cache_key(sequence: Sequence) -> str:

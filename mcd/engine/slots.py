@@ -4,22 +4,56 @@ A cell holds one token of one sequence in the KV memory. A busy slot owns the ce
 moment it is admitted, so it never fails for room half-way. An idle slot keeps what it computed as a prefix cache
 and gives it up to whoever needs the cells. Shared cells are counted once per sequence: more than they take, never
 less, so eviction of one owner cannot overdraw the memory.
+
+Not every memory can be cut where two prompts part. A recurrent state knows only its newest token; a sliding window
+has forgotten what lies before it. Such a sequence can be continued where it ends, or where a checkpoint was taken
+(`Cuts`, `reach`). Checkpoints are taken where prompts are expected to part: at the end of each prompt, where a prompt
+parts from one seen before, and every CHECKPOINT_TOKENS.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 MIN_REUSE_TOKENS = 16
 """A shorter common prefix (a template's opening) is computed again: cheaper than losing a longer cache."""
 MIN_HOLD_TOKENS = 64
 """A prompt waits for another's prefill only if that saves it at least this many tokens."""
+CHECKPOINT_TOKENS = 2048
+"""Between two checkpoints of a long prompt: what a prompt that parts from it anywhere computes again at most."""
+MARK_STEP = 32
+"""Prompts that part at one place by intent (after a shared instruction) share a few tokens more by chance, each pair
+its own number; a checkpoint at a multiple of this, a whole one earlier, serves nearly all of them."""
+MAX_MARKS = 64
+"""Places of one prompt where a checkpoint is wanted; a prompt of 128k tokens has as many regular ones."""
+
+
+class Cuts(msgspec.Struct, frozen=True):
+    """Where a model's memory can be cut."""
+
+    window: int = 0
+    """Tokens a sliding window looks back on; 0: all of them."""
+    is_recurrent: bool = False
+    """Some layers keep one state instead of a cell a token."""
+
+    @property
+    def anywhere(self) -> bool:
+        """Plain attention: every prefix of a sequence is still there."""
+        return not self.window and not self.is_recurrent
+
+
+ANYWHERE = Cuts()
 
 
 class Slot:
     """One sequence of the KV memory. Owner: Scheduler; changed by it and by `plan`'s caller."""
 
-    __slots__ = ("cache_key", "index", "is_busy", "last_used", "planned", "reserved", "tokens")
+    __slots__ = (
+        "cache_key", "checkpoints", "first_kept", "index", "is_busy", "last_used", "marks", "planned", "reserved",
+        "tokens",
+    )  # fmt: skip
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -33,6 +67,12 @@ class Slot:
         self.reserved = 0
         """Cells a busy slot may come to use."""
         self.last_used = 0.0
+        self.first_kept = 0
+        """The oldest position whose cell a sliding window has not given away."""
+        self.checkpoints: list[int] = []
+        """Numbers of tokens, ascending, at which the memory's state was kept."""
+        self.marks: list[int] = []
+        """Numbers of tokens, ascending, at which it is to be kept."""
 
     def n_cells(self) -> int:
         """Cells to count for this slot."""
@@ -67,8 +107,27 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     return low
 
 
+def is_live(slot: Slot, n_tokens: int, cuts: Cuts, *, is_copy: bool) -> bool:
+    """Whether what the slot holds now can be continued after its first ``n_tokens``, without a checkpoint."""
+    n_held = len(slot.tokens)
+    if cuts.anywhere or n_tokens == n_held:
+        return True
+    if cuts.is_recurrent:
+        return False
+    # a copy of a window takes along only what its end still looks at
+    first = max(slot.first_kept, n_held - cuts.window) if is_copy else slot.first_kept
+    return first <= max(0, n_tokens - cuts.window)
+
+
+def reach(slot: Slot, n_shared: int, cuts: Cuts, *, is_copy: bool) -> int:
+    """Most of the first ``n_shared`` tokens that can be reused."""
+    if is_live(slot, n_shared, cuts, is_copy=is_copy):
+        return n_shared
+    return max((n for n in slot.checkpoints if n <= n_shared), default=0)
+
+
 def place(
-    slots: Sequence[Slot], prompt: list[int], cache_key: str, n_cells_wanted: int, n_cells: int, *, can_cut: bool
+    slots: Sequence[Slot], prompt: list[int], cache_key: str, n_cells_wanted: int, n_cells: int, *, cuts: Cuts
 ) -> Placement | None:
     """Find room for a prompt; None when it must wait.
 
@@ -78,15 +137,17 @@ def place(
         cache_key: Whose caches it may reuse.
         n_cells_wanted: Prompt and answer.
         n_cells: Size of the KV memory.
-        can_cut: False for recurrent memories: only a whole idle cache can be continued.
+        cuts: What the model's memory allows.
     """
     idle = [slot for slot in slots if not slot.is_busy]
     if not idle:
         return None
-    source, n_reused = _best_source(slots, prompt, cache_key, can_cut=can_cut)
-    slot = _target(idle, source, n_reused, can_cut=can_cut)
-    if source is not None and source is not slot and not can_cut:
-        source, n_reused = None, 0
+    source, n_reused = _best_source(slots, prompt, cache_key, cuts)
+    slot = _target(idle, source, n_reused)
+    if source is not None and source is not slot:
+        n_reused = reach(source, _shared(source.tokens, prompt), cuts, is_copy=True)
+        if n_reused < MIN_REUSE_TOKENS:
+            source, n_reused = None, 0
     room = n_cells - sum(s.n_cells() for s in slots if s.is_busy) - n_cells_wanted
     if room < 0:
         return None
@@ -101,36 +162,70 @@ def place(
     return Placement(slot, source, n_reused, evict)
 
 
-def must_hold(slots: Sequence[Slot], prompt: list[int], cache_key: str) -> bool:
-    """Whether waiting for a prefill under way spares this prompt a good part of its own."""
-    ahead = max((_shared(s.planned, prompt) for s in slots if s.is_busy and s.cache_key == cache_key), default=0)
-    if ahead < MIN_HOLD_TOKENS:
+def must_hold(slots: Sequence[Slot], prompt: list[int], cache_key: str, cuts: Cuts = ANYWHERE) -> bool:
+    """Whether waiting for a prefill under way spares this prompt a good part of its own.
+
+    Where memories cannot be cut, the prefill is asked to keep a checkpoint where the two prompts part.
+    """
+    mine = [slot for slot in slots if slot.cache_key == cache_key]
+    best, n_best = None, 0
+    for slot in mine:
+        if slot.is_busy and (n_ahead := _promise(slot, prompt, cuts)) > n_best:
+            best, n_best = slot, n_ahead
+    if best is None or n_best < MIN_HOLD_TOKENS:
         return False
-    now = max((_shared(s.tokens, prompt) for s in slots if s.cache_key == cache_key), default=0)
-    return ahead - now >= MIN_HOLD_TOKENS
+    n_now = max((reach(s, _shared(s.tokens, prompt), cuts, is_copy=True) for s in mine), default=0)
+    if n_best - n_now < MIN_HOLD_TOKENS:
+        return False
+    if not cuts.anywhere:
+        best.marks = sorted({*best.marks, n_best})[-MAX_MARKS:]
+    return cuts.anywhere or n_best in best.marks
 
 
-def _best_source(slots: Sequence[Slot], prompt: list[int], cache_key: str, *, can_cut: bool) -> tuple[Slot | None, int]:
+def _promise(slot: Slot, prompt: list[int], cuts: Cuts) -> int:
+    """How much of the prompt a slot's prefill will leave to reuse."""
+    n_shared = _shared(slot.planned, prompt)
+    if cuts.anywhere:
+        return n_shared
+    mark = _mark(n_shared)
+    return mark if mark > len(slot.tokens) else 0
+
+
+def marks_of(slots: Sequence[Slot], slot: Slot, prompt: list[int]) -> list[int]:
+    """Where a prompt just placed should leave checkpoints: near its end, where others part from it, and regularly.
+
+    The last but one token is the place from which the very same prompt can be continued.
+    """
+    done = len(slot.tokens)
+    parted = (_mark(_shared(s.tokens, prompt)) for s in slots if s is not slot and s.cache_key == slot.cache_key)
+    wanted = {len(prompt) - 1, *(n for n in parted if n >= MIN_HOLD_TOKENS)}
+    wanted.update(range(CHECKPOINT_TOKENS, len(prompt), CHECKPOINT_TOKENS))
+    return sorted(n for n in wanted if done < n < len(prompt))[-MAX_MARKS:]
+
+
+def _best_source(slots: Sequence[Slot], prompt: list[int], cache_key: str, cuts: Cuts) -> tuple[Slot | None, int]:
     best: Slot | None = None
     n_best = MIN_REUSE_TOKENS - 1
     for slot in slots:
         if slot.cache_key != cache_key or not slot.tokens:
             continue
-        n_shared = _shared(slot.tokens, prompt)
-        if not can_cut and (slot.is_busy or n_shared != len(slot.tokens)):
-            continue
+        n_shared = reach(slot, _shared(slot.tokens, prompt), cuts, is_copy=slot.is_busy)
         if n_shared > n_best or (n_shared == n_best and best is not None and best.is_busy and not slot.is_busy):
             best, n_best = slot, n_shared
     return (best, n_best) if best is not None else (None, 0)
 
 
-def _target(idle: list[Slot], source: Slot | None, n_reused: int, *, can_cut: bool) -> Slot:
+def _target(idle: list[Slot], source: Slot | None, n_reused: int) -> Slot:
     """The source itself when little of its cache is lost by that, else an empty slot, else the oldest cache."""
     others = sorted((s for s in idle if s is not source), key=lambda s: (bool(s.tokens), s.last_used))
-    if source is not None and not source.is_busy and (not can_cut or 2 * n_reused >= len(source.tokens) or not others):
+    if source is not None and not source.is_busy and (2 * n_reused >= len(source.tokens) or not others):
         return source
     return others[0] if others else idle[0]
 
 
 def _shared(tokens: Sequence[int], prompt: list[int]) -> int:
     return min(common_prefix(tokens, prompt), len(prompt) - 1)
+
+
+def _mark(n_shared: int) -> int:
+    return max(0, n_shared // MARK_STEP - 1) * MARK_STEP

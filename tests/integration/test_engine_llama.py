@@ -62,10 +62,10 @@ async def wait_idle(side: EntrySide) -> None:
             await trio.sleep(0.01)
 
 
-async def fill_every_cell(side: EntrySide) -> None:
+async def fill_every_cell(side: EntrySide, **members: object) -> None:
     """As many requests of the full context as there are slots, all at once: impossible if a cell or slot leaked."""
     status = side.engine.status()
-    answers = await ask_all(side, [chat("fill", temperature=0.0)] * status.n_slots)
+    answers = await ask_all(side, [chat("fill", temperature=0.0, **members)] * status.n_slots)
     for answer in answers:
         assert answer.final is not None
         assert answer.final.finish_reasons == ("length",)

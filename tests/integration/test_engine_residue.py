@@ -20,7 +20,6 @@ from tests.fakes.engine_entry import Answer, EntrySide, chat, running
 
 READABLE = "from mcd.engine import sandbox\nsandbox._not_dumpable = lambda profile: 'not for this test'\n"
 """Leaves the worker readable to us, who may not be root; everything else is as ever."""
-TOKEN_IDS = {"token ids u32"}
 LIKELY = ("utf-8", "utf-16-le", "utf-32-le", "token ids u32", "token ids json")
 """Of all spellings; each costs a pass over 250 MB."""
 
@@ -37,15 +36,15 @@ def nano(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineSpec:
     return resolve((), tmp_path, "llama")[0]
 
 
-async def left(side: EntrySide, needles: dict[str, bytes], allowed: set[str]) -> set[str]:
-    """What is found in the worker, once no more is found than allowed; after some tries, whatever is."""
+async def left(side: EntrySide, needles: dict[str, bytes]) -> set[str]:
+    """What is found in the worker, once nothing is; after some tries, whatever is."""
     assert side.engine.pid is not None
     found = set(needles)
-    for _ in range(20):
+    for _ in range(10):
         found = set().union(*(search(pid, needles) for pid in engine_pids(side.engine.pid)))
-        if found <= allowed:
+        if not found:
             break
-        await trio.sleep(0.1)
+        await trio.sleep(0.2)
     return found
 
 
@@ -65,16 +64,14 @@ async def ask_and_look(side: EntrySide, text: str, salt: str, needles: dict[str,
 
 
 async def test_nothing_of_a_finished_request_is_left_in_the_heap(nano: EngineSpec) -> None:
-    """The text at once; its token ids stay in llama.cpp's own buffers until they are used for another prompt."""
+    """Neither text nor token ids, although nobody asks anything after it."""
     async with running(nano) as side:
         for salt in ("", "a salt"):
             canary = f"kanarie {secrets.token_hex(12)} vogel"
             spelt = spellings(canary, token_ids(canary))
             needles = {name: spelt[name] for name in LIKELY}
             answer, seen = await ask_and_look(side, f"Remember {canary} and tell me about mcd.", salt, needles)
-            assert "utf-8" in seen, "the positive control failed: this test could not find a leak"
-            assert await left(side, needles, TOKEN_IDS) <= TOKEN_IDS
+            assert {"utf-8", "token ids u32"} <= seen, "the positive control failed: this test could not find a leak"
+            assert await left(side, needles) == set()
             assert len(answer.text) > 20
-            assert await left(side, {"utf-8": answer.text[:20].encode()}, set()) == set()
-            await side.ask(chat("x y " * 100, max_tokens=1))
-            assert await left(side, needles, set()) == set()
+            assert await left(side, {"utf-8": answer.text[:20].encode()}) == set()

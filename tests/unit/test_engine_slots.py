@@ -5,9 +5,23 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcd.engine.slots import MIN_HOLD_TOKENS, MIN_REUSE_TOKENS, Slot, common_prefix, must_hold, place
+from mcd.engine.slots import (
+    ANYWHERE,
+    CHECKPOINT_TOKENS,
+    MIN_HOLD_TOKENS,
+    MIN_REUSE_TOKENS,
+    Cuts,
+    Slot,
+    common_prefix,
+    marks_of,
+    must_hold,
+    place,
+    reach,
+)
 
 SYSTEM = list(range(1000, 1100))
+RECURRENT = Cuts(is_recurrent=True)
+WINDOW = Cuts(window=32)
 
 
 def slots(n: int) -> list[Slot]:
@@ -35,7 +49,7 @@ def test_common_prefix(first: list[int], second: list[int]) -> None:
 def test_conversation_goes_on_in_its_own_slot() -> None:
     pool = slots(3)
     idle(pool[1], SYSTEM, last_used=5.0)
-    found = place(pool, [*SYSTEM, 1, 2], "k", 200, 1000, can_cut=True)
+    found = place(pool, [*SYSTEM, 1, 2], "k", 200, 1000, cuts=ANYWHERE)
     assert found is not None
     assert (found.slot, found.source, found.n_reused) == (pool[1], pool[1], len(SYSTEM))
 
@@ -43,7 +57,7 @@ def test_conversation_goes_on_in_its_own_slot() -> None:
 def test_last_prompt_token_is_always_computed() -> None:
     pool = slots(1)
     idle(pool[0], SYSTEM)
-    found = place(pool, list(SYSTEM), "k", 200, 1000, can_cut=True)
+    found = place(pool, list(SYSTEM), "k", 200, 1000, cuts=ANYWHERE)
     assert found is not None
     assert found.n_reused == len(SYSTEM) - 1
 
@@ -51,7 +65,7 @@ def test_last_prompt_token_is_always_computed() -> None:
 def test_other_key_is_never_reused() -> None:
     pool = slots(2)
     idle(pool[0], SYSTEM, key="other")
-    found = place(pool, [*SYSTEM, 1], "k", 200, 1000, can_cut=True)
+    found = place(pool, [*SYSTEM, 1], "k", 200, 1000, cuts=ANYWHERE)
     assert found is not None
     assert found.n_reused == 0
     assert not must_hold(pool, [*SYSTEM, 1], "k")
@@ -60,7 +74,7 @@ def test_other_key_is_never_reused() -> None:
 def test_long_cache_is_copied_from_not_cut_short() -> None:
     pool = slots(2)
     idle(pool[0], [*SYSTEM, *range(400)])
-    found = place(pool, [*SYSTEM, 7], "k", 200, 1000, can_cut=True)
+    found = place(pool, [*SYSTEM, 7], "k", 200, 1000, cuts=ANYWHERE)
     assert found is not None
     assert (found.slot, found.source) == (pool[1], pool[0])
 
@@ -68,34 +82,90 @@ def test_long_cache_is_copied_from_not_cut_short() -> None:
 def test_busy_neighbour_is_a_source() -> None:
     pool = slots(2)
     busy(pool[0], [*SYSTEM, 1, 2, 3], 300)
-    found = place(pool, [*SYSTEM, 9], "k", 200, 1000, can_cut=True)
+    found = place(pool, [*SYSTEM, 9], "k", 200, 1000, cuts=ANYWHERE)
     assert found is not None
     assert (found.slot, found.source, found.n_reused) == (pool[1], pool[0], len(SYSTEM))
 
 
-def test_recurrent_memory_only_continues_whole_idle_caches() -> None:
-    pool = slots(2)
-    busy(pool[0], SYSTEM, 300)
-    found = place(pool, [*SYSTEM, 9], "k", 200, 1000, can_cut=False)
-    assert found is not None
-    assert found.n_reused == 0
+def test_recurrent_memory_continues_at_an_end_or_a_checkpoint() -> None:
     pool = slots(2)
     idle(pool[1], SYSTEM)
-    whole = place(pool, [*SYSTEM, 9], "k", 200, 1000, can_cut=False)
+    whole = place(pool, [*SYSTEM, 9], "k", 200, 1000, cuts=RECURRENT)
     assert whole is not None
     assert (whole.slot, whole.n_reused) == (pool[1], len(SYSTEM))
-    part = place(pool, [*SYSTEM[:50], 9], "k", 200, 1000, can_cut=False)
+    part = place(pool, [*SYSTEM[:50], 9], "k", 200, 1000, cuts=RECURRENT)
     assert part is not None
     assert part.n_reused == 0
+    pool[1].checkpoints = [20, 40, 80]
+    kept = place(pool, [*SYSTEM[:50], 9], "k", 200, 1000, cuts=RECURRENT)
+    assert kept is not None
+    assert (kept.slot, kept.source, kept.n_reused) == (pool[0], pool[1], 40)
+
+
+def test_recurrent_neighbour_is_copied_whole() -> None:
+    pool = slots(2)
+    busy(pool[0], SYSTEM, 300)
+    found = place(pool, [*SYSTEM, 9], "k", 200, 1000, cuts=RECURRENT)
+    assert found is not None
+    assert (found.slot, found.source, found.n_reused) == (pool[1], pool[0], len(SYSTEM))
+    pool[0].tokens = [*SYSTEM, 5]
+    moved_on = place(pool, [*SYSTEM, 9], "k", 200, 1000, cuts=RECURRENT)
+    assert moved_on is not None
+    assert moved_on.n_reused == 0
+
+
+def test_window_is_cut_only_where_all_it_looks_at_is_left() -> None:
+    slot = slots(1)[0]
+    idle(slot, SYSTEM)
+    assert reach(slot, 50, WINDOW, is_copy=False) == 50
+    slot.first_kept = 50 - WINDOW.window
+    assert reach(slot, 50, WINDOW, is_copy=False) == 50
+    slot.first_kept += 1
+    assert reach(slot, 50, WINDOW, is_copy=False) == 0
+    slot.checkpoints = [30, 45, 60]
+    assert reach(slot, 50, WINDOW, is_copy=False) == 45
+    assert reach(slot, len(SYSTEM), WINDOW, is_copy=False) == len(SYSTEM)
+
+
+def test_copy_of_a_window_takes_only_what_its_end_looks_at() -> None:
+    slot = slots(1)[0]
+    idle(slot, SYSTEM)
+    assert reach(slot, 90, WINDOW, is_copy=True) == 0
+    assert reach(slot, len(SYSTEM), WINDOW, is_copy=True) == len(SYSTEM)
+    idle(slot, SYSTEM[: WINDOW.window])
+    assert reach(slot, 20, WINDOW, is_copy=True) == 20
+
+
+def test_marks_are_at_the_end_where_prompts_part_and_regular() -> None:
+    pool = slots(3)
+    idle(pool[0], [*SYSTEM, 1, 2])
+    idle(pool[1], SYSTEM, key="another")
+    prompt = [*SYSTEM, *range(2 * CHECKPOINT_TOKENS)]
+    idle(pool[2], [])
+    assert marks_of(pool, pool[2], prompt) == [64, CHECKPOINT_TOKENS, 2 * CHECKPOINT_TOKENS, len(prompt) - 1]
+
+
+def test_prefill_is_asked_for_a_checkpoint_where_a_waiting_prompt_parts() -> None:
+    pool = slots(2)
+    busy(pool[0], [], 300, planned=[*SYSTEM, 1])
+    assert must_hold(pool, [*SYSTEM, 2], "k", RECURRENT)
+    assert pool[0].marks == [64]
+    pool[0].tokens = SYSTEM[:64]
+    pool[0].checkpoints = [64]
+    pool[0].marks = []
+    assert not must_hold(pool, [*SYSTEM, 2], "k", RECURRENT)
+    pool[0].tokens = [*SYSTEM, 1]
+    pool[0].checkpoints = []
+    assert not must_hold(pool, [*SYSTEM, 2], "k", RECURRENT), "it would wait for a checkpoint that never comes"
 
 
 def test_full_memory_waits_and_idle_caches_yield_oldest_first() -> None:
     pool = slots(3)
     busy(pool[0], [1], 600)
-    assert place(pool, [5, 6], "k", 500, 1000, can_cut=True) is None
+    assert place(pool, [5, 6], "k", 500, 1000, cuts=ANYWHERE) is None
     idle(pool[1], list(range(150)), last_used=2.0)
     idle(pool[2], list(range(150, 300)), last_used=1.0)
-    found = place(pool, [5, 6], "k", 300, 1000, can_cut=True)
+    found = place(pool, [5, 6], "k", 300, 1000, cuts=ANYWHERE)
     assert found is not None
     assert found.slot is pool[2]
     assert found.evict == [pool[1]]
@@ -106,7 +176,7 @@ def test_a_source_that_must_make_room_goes_last() -> None:
     pool = slots(3)
     busy(pool[0], [1], 1)
     idle(pool[1], [*SYSTEM, *range(900, 900 + 2 * len(SYSTEM))], last_used=1.0)
-    found = place(pool, [*SYSTEM, 1, 2], "k", 3 * len(SYSTEM), 4 * len(SYSTEM), can_cut=True)
+    found = place(pool, [*SYSTEM, 1, 2], "k", 3 * len(SYSTEM), 4 * len(SYSTEM), cuts=ANYWHERE)
     assert found is not None
     assert found.slot is pool[2]
     assert (found.source, found.n_reused) == (pool[1], len(SYSTEM))
@@ -144,7 +214,7 @@ def test_cells_are_never_overdrawn(data: st.DataObject) -> None:
         prompt = [*SYSTEM[:shared], *data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=30))]
         key = data.draw(st.sampled_from(["a", "b"]))
         wanted = len(prompt) + data.draw(st.integers(1, 80))
-        found = place(pool, prompt, key, wanted, n_cells, can_cut=True)
+        found = place(pool, prompt, key, wanted, n_cells, cuts=ANYWHERE)
         if found is None:
             continue
         assert not found.slot.is_busy
