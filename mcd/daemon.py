@@ -21,6 +21,7 @@ from mcd.config import Config, control_path, parse_http
 from mcd.engine import gpu
 from mcd.engine.catalogue import resolve
 from mcd.engine.client import EngineProcess
+from mcd.engine.fleet import Fleet
 from mcd.engine.messages import EngineOptions
 from mcd.entry.failover import Failover
 from mcd.entry.keyring import Keyring
@@ -40,6 +41,7 @@ from mcd.provider.announce import Announcer
 from mcd.provider.serve import Provider
 from mcd.routing.directory import Directory
 from mcd.store import keys
+from mcd.store.measured import MeasuredFile
 from mcd.units import Seconds, UnixMs, unix_ms
 from mcd.wire.keyconfig import certify
 from mcd.wire.messages import EXCHANGE_PROTOCOL, INFO_PROTOCOL
@@ -85,6 +87,7 @@ class Daemon:
         )
         self._directory = Directory(mesh.peer_id, config.network)
         self._engines = _engines(config, key, clock, log)
+        self._fleet = Fleet(self._engines, clock=clock, use_gpu=config.device == "gpu")
         self._provider = Provider(self._engines, clock)
         self._announcer = Announcer(config, key, mesh, self._engines, clock, self._directory.set_own)
         self._probe = Probe(mesh, self._directory, config.network, clock, log)
@@ -122,8 +125,7 @@ class Daemon:
     async def _run_rooms(self, ready: Callable[[None], None]) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._bridge.run)  # type: ignore[arg-type]  # libp2p's stubs' TaskStatus
-            for engine in self._engines:
-                nursery.start_soon(engine.run)
+            nursery.start_soon(self._fleet.run)
             nursery.start_soon(self._probe.run)
             nursery.start_soon(self._announcer.run)
             ready(None)
@@ -164,10 +166,12 @@ class Daemon:
     def doctor(self) -> Sequence[Check]:
         """What only the running daemon knows: its engines' isolation, its mesh."""
         checks = [Check("mesh", *self._mesh_health()), _clock_check(self._directory.counters)]
+        checks += [Check(name, "ok", words) for name, words in self._fleet.describe()]
         for engine in self._engines:
             status = engine.status()
-            state = {"ready": "ok", "failed": "fail"}.get(status.state, "warn")
-            checks.append(Check(f"engine {status.alias}", state, status.detail or status.state))  # type: ignore[arg-type]  # the three literals above
+            state = {"ready": "ok", "asleep": "ok", "failed": "fail"}.get(status.state, "warn")
+            words = ", ".join(part for part in (status.state, status.fit, status.detail) if part)
+            checks.append(Check(f"engine {status.alias}", state, words))  # type: ignore[arg-type]  # the three literals above
             checks += [_isolation(line) for line in engine.sandbox_report()]
         return checks
 
@@ -252,6 +256,7 @@ def _engines(config: Config, key: SigningKey, clock: SystemClock, log: Log) -> l
     if config.device == "none":
         return []
     options = EngineOptions(gpu=config.device == "gpu")
+    measured = MeasuredFile(config.home)
     return [
         EngineProcess(
             spec,
@@ -260,6 +265,7 @@ def _engines(config: Config, key: SigningKey, clock: SystemClock, log: Log) -> l
             clock=clock,
             log=log,
             options=options,
+            measured=measured,
         )
         for spec in resolve(config.models, config.home, config.engine)
     ]

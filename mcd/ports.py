@@ -171,7 +171,34 @@ class Mesh(Protocol):
 
 # --- engine --------------------------------------------------------------------------------------------------
 
-EngineState = Literal["loading", "ready", "restarting", "degraded", "failed", "stopped"]
+EngineState = Literal["loading", "asleep", "ready", "restarting", "degraded", "failed", "stopped"]
+"""asleep: a process with keys and without the model, which the next request loads."""
+
+
+class LoadFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What loading a model on this machine taught; remembered, so that it can be offered before it is loaded again."""
+
+    n_ctx: int
+    n_slots: int
+    capabilities: tuple[str, ...]
+    prefill_tokens_per_s: float
+    output_tokens_per_s: float
+    sealing: int
+    device: str
+    load_ms: int
+    """From the request to load to ready."""
+
+
+class Measured(Protocol):
+    """The memory of `LoadFacts`, by model and by what computes."""
+
+    def get(self, digest: ModelDigest, device: str) -> LoadFacts | None:
+        """What the newest loading of this model taught; None when it was never loaded here."""
+        ...
+
+    def put(self, digest: ModelDigest, device: str, facts: LoadFacts) -> None:
+        """Remember it. Best effort: what is lost is measured again."""
+        ...
 
 
 class EngineStatus(msgspec.Struct, frozen=True):
@@ -191,6 +218,11 @@ class EngineStatus(msgspec.Struct, frozen=True):
     device: str
     restarts: int
     load_ms: int
+    """How long loading takes, as last measured; 0 when never loaded."""
+    ready_in_s: Seconds = 0.0
+    """Expected time until it can begin, were it asked now; 0 when loaded or when nothing is known."""
+    fit: str = ""
+    """What of it lies where, and why, in words for the operator."""
     detail: str = ""
     """Why it is not ready, in words for the operator."""
     engine_key: bytes = b""
@@ -247,6 +279,8 @@ class Engine(Protocol):
     def submit(self, request: EngineRequest) -> AbstractAsyncContextManager[AsyncIterator[EngineEvent]]:
         """Run one request. Leaving the context early cancels it in the engine within one decode step.
 
+        A model that is asleep is loaded first; entering the context then takes that long.
+
         The iterator must be drained at the consumer's pace: a slow one pauses its own slot only.
 
         Raises (on entering or iterating):
@@ -254,6 +288,10 @@ class Engine(Protocol):
             EnvelopeError: The envelope did not open.
             EngineDeadError: The process died; it is being restarted.
         """
+        ...
+
+    def wake(self) -> None:
+        """Have the model loaded if it is asleep; returns at once."""
         ...
 
     async def run(self) -> None:
@@ -323,6 +361,8 @@ class RouteTerm(msgspec.Struct, frozen=True):
     price_output: int
     why: str
     """Notes such as ``measured``, ``claimed``, ``breaker open until``."""
+    load_s: Seconds = 0.0
+    """Until a model that is not loaded there is."""
 
 
 class Entry(Protocol):

@@ -11,7 +11,7 @@ from mcd.cli import client, exits, table
 _COLUMNS = (
     *table.numbers("RANK"),
     *table.text("PEER", "NAME"),
-    *table.numbers("RTT", "QUEUE", "PREFILL", "DECODE", "PENALTY", "TOTAL", "$/1M TOK"),
+    *table.numbers("RTT", "QUEUE", "LOAD", "PREFILL", "DECODE", "PENALTY", "TOTAL", "$/1M TOK"),
     *table.text("WHY"),
 )
 
@@ -52,7 +52,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _row(term: Mapping[str, Any]) -> list[str]:
-    parts = ("rtt_s", "queue_s", "prefill_s", "decode_s", "penalty_s", "total_s")
+    parts = ("rtt_s", "queue_s", "load_s", "prefill_s", "decode_s", "penalty_s", "total_s")
     return [
         str(term["rank"]),
         table.short_id(term["peer_id"]),

@@ -51,12 +51,20 @@ def _lines(status: Mapping[str, Any]) -> Iterator[str]:
 def _engine(engine: Mapping[str, Any]) -> str:
     parts = [
         f"{engine['alias']} on {table.plain(engine['device']) or 'unknown device'}",
-        engine["state"],
+        _state(engine),
         f"{engine['n_running']}/{engine['n_slots']} slots",
         f"{engine['output_tokens_per_s']:.0f} tok/s",
     ]
     if engine["restarts"]:
         parts.append(table.count(engine["restarts"], "restart"))
+    if engine["fit"]:
+        parts.append(table.plain(engine["fit"]))
     if engine["detail"]:
         parts.append(table.plain(engine["detail"]))
     return ", ".join(parts)
+
+
+def _state(engine: Mapping[str, Any]) -> str:
+    if engine["state"] != "asleep":
+        return str(engine["state"])
+    return f"asleep (a request loads it in {table.duration(engine['load_ms'] / 1000)})"

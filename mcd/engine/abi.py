@@ -27,7 +27,7 @@ EXPECTED_MODEL: dict[str, int] = {"vocab_only": False, "check_tensors": False, "
 
 _kept: list[object] = []
 """The log callback: C keeps a bare pointer to it, so it must never be freed."""
-_FULL = (b"out of memory", b"failed to allocate", b"unable to allocate")
+_FULL = (b"out of memory", b"failed to allocate", b"unable to allocate", b"bad_alloc")
 """How ggml's backends say that memory ran out; llama_model_load_from_file only returns null."""
 _full: list[bool] = []
 """Not empty once one of them was said."""

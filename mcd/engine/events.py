@@ -23,6 +23,10 @@ class RequestEvents:
         self._n_taken = 0
         self.is_over = False
 
+    def close(self) -> None:
+        """Take no more; what is still queued is dropped."""
+        self._frames.close()
+
     def __aiter__(self) -> AsyncIterator[EngineEvent]:
         return self
 

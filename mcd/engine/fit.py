@@ -13,6 +13,7 @@ kept every token.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -220,16 +221,34 @@ def shrunk(devices: Sequence[Device], n_failures: int) -> tuple[Device, ...]:
     return tuple(msgspec.structs.replace(d, free_bytes=int(d.free_bytes * believed)) for d in devices)
 
 
+def capped(devices: Sequence[Device], n_bytes: int) -> tuple[Device, ...]:
+    """The same GPUs, of whose usable memory this model may take so much in all."""
+    usable = sum(device.usable_bytes for device in devices)
+    if usable <= n_bytes:
+        return tuple(devices)
+    return tuple(
+        msgspec.structs.replace(d, free_bytes=d.free_bytes - d.usable_bytes + int(d.usable_bytes * n_bytes / usable))
+        for d in devices
+    )
+
+
+def least_device_bytes(shape: Shape, wish: Wish) -> int:
+    """The same on GPUs, all layers there."""
+    _, floor, _ = wish.cells(shape)
+    return sum(shape.layer_bytes) + shape.output_bytes + shape.kv_bytes * floor + shape.compute_bytes(floor)
+
+
 def label(device: Device) -> str:
     """A GPU in a few words fit for a record: ``RTX 4090 24G``."""
-    words = device.description.replace("/", " ").split()
+    words = _PARENTHESES.sub("", device.description).replace("/", " ").split()
     kept = [word for word in words if word.lower() not in _VENDORS] or [device.name]
     name = "".join(c for c in " ".join(kept) if c.isascii() and (c.isalnum() or c in " ._()+-")).strip(" ._()+-")
     return f"{(name or device.name)[:_MAX_LABEL_CHARS].strip()} {max(1, round(device.total_bytes / GIB))}G"
 
 
-_VENDORS = {"nvidia", "geforce", "amd", "radeon", "intel(r)", "intel", "apple", "graphics", "corporation"}
-_MAX_LABEL_CHARS = 25
+_PARENTHESES = re.compile(r"\([^)]*\)?")
+_VENDORS = {"nvidia", "geforce", "amd", "radeon", "intel", "apple", "graphics", "corporation"}
+_MAX_LABEL_CHARS = 22
 """A record's device field has 32 characters."""
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 from mcd.engine import renderer, sandbox, script
 from mcd.engine.backend import Backend, StartError
-from mcd.engine.messages import FailureCode, Hello
+from mcd.engine.messages import EngineOptions, FailureCode, Hello
 from mcd.engine.rendering import Rendering
 from mcd.errors import ConfigError
 
@@ -40,30 +41,44 @@ def start_rendering(hello: Hello) -> tuple[Rendering | None, tuple[str, ...]]:
     return rendering, (f"chat templates: holds, in a process of their own, confined as this one: {limits}",)
 
 
-def open_backend(hello: Hello, rendering: Rendering | None) -> Backend:
+def limit_memory(max_bytes: int) -> None:
+    """Bound what this process may allocate, so that a model that takes more than was reckoned harms itself alone."""
+    if max_bytes:
+        resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
+
+
+def open_backend(hello: Hello, options: EngineOptions, rendering: Rendering | None) -> Backend:
     """Import and load what computes.
 
     Raises:
         StartError: It cannot, for a reason that stays.
     """
+    limit_memory(options.max_bytes)
+    try:
+        return _open(hello, options, rendering)
+    except MemoryError:
+        raise StartError(FailureCode.OUT_OF_MEMORY) from None
+
+
+def _open(hello: Hello, options: EngineOptions, rendering: Rendering | None) -> Backend:
     if hello.backend == "scripted":
-        return _scripted(hello)
+        return _scripted(hello.source, options)
     if hello.backend == "llama":
         if rendering is None:
             raise StartError(FailureCode.OUT_OF_MEMORY)
         from mcd.engine.llama import LlamaBackend
 
-        return LlamaBackend(hello.source, hello.options, rendering)
+        return LlamaBackend(hello.source, options, rendering)
     from mcd.engine.openai import OpenAIBackend
 
-    return OpenAIBackend(hello.source, hello.options)
+    return OpenAIBackend(hello.source, options)
 
 
-def _scripted(hello: Hello) -> Backend:
+def _scripted(source: str, options: EngineOptions) -> Backend:
     from mcd.engine.scripted import ScriptedBackend
 
     try:
-        play = script.parse(Path(hello.source).read_bytes(), "the script")
+        play = script.parse(Path(source).read_bytes(), "the script")
     except (OSError, ConfigError):
         raise StartError(FailureCode.SCRIPT_INVALID) from None
-    return ScriptedBackend(play, hello.options.n_slots, hello.options.n_ctx)
+    return ScriptedBackend(play, options.n_slots, options.n_ctx)

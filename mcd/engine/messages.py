@@ -76,12 +76,14 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Layers on each GPU; empty leaves it to llama.cpp."""
     device: str = ""
     """What computes, for the record; empty: say it yourself."""
+    max_bytes: int = 0
+    """What the process may allocate besides files it maps; more ends it, not its neighbours. 0: no limit."""
     start_timeout_s: float = 600.0
     """A model that is not ready by then is killed and counted as a crash."""
 
 
 class Hello(Frame, frozen=True, array_like=True, tag=1):
-    """First frame: what to load and for whom."""
+    """First frame: what will be loaded and for whom. The process is confined for it and makes its keys."""
 
     backend: str
     """``llama``, ``scripted`` or ``openai``."""
@@ -122,7 +124,13 @@ class Credit(Frame, frozen=True, array_like=True, tag=5):
     n_chunks: int
 
 
-ToWorker = Hello | Certificate | Submit | Cancel | Credit
+class Load(Frame, frozen=True, array_like=True, tag=6):
+    """Load the model now, in this way; once in a worker's life. To unload it the process is ended."""
+
+    options: EngineOptions
+
+
+ToWorker = Hello | Certificate | Load | Submit | Cancel | Credit
 
 
 # --- to the daemon -------------------------------------------------------------------------------------------
@@ -144,11 +152,6 @@ class Ready(Frame, frozen=True, array_like=True, tag=33):
     output_tokens_per_s: float
     sealing: int
     device: str
-    configs: tuple[bytes, ...]
-    key_id: bytes
-    """Newest key of the best suite."""
-    sandbox: tuple[str, ...]
-    """One line a control: what holds and what does not."""
     notes: tuple[str, ...] = ()
     """What the operator should know, e.g. ``the model has no chat template``."""
 
@@ -206,6 +209,16 @@ class Refused(Frame, frozen=True, array_like=True, tag=40):
     reason: int
 
 
+class Asleep(Frame, frozen=True, array_like=True, tag=42):
+    """Confined, with keys, and without a model: waits for Load."""
+
+    configs: tuple[bytes, ...]
+    key_id: bytes
+    """Newest key of the best suite."""
+    sandbox: tuple[str, ...]
+    """One line a control: what holds and what does not."""
+
+
 class Failed(Frame, frozen=True, array_like=True, tag=41):
     """Broken off by a fault of the engine; the request is over."""
 
@@ -213,7 +226,9 @@ class Failed(Frame, frozen=True, array_like=True, tag=41):
     code: int
 
 
-ToDaemon = CertificateWanted | Ready | NotReady | Rotated | Status | Started | Chunk | Finished | Refused | Failed
+ToDaemon = (
+    CertificateWanted | Asleep | Ready | NotReady | Rotated | Status | Started | Chunk | Finished | Refused | Failed
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)

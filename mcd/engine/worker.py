@@ -17,7 +17,17 @@ from mcd.engine import crash, load, messages
 from mcd.engine.answer import Answer, Turn
 from mcd.engine.backend import Backend, Job, StartError
 from mcd.engine.link import LinkClosedError, WorkerLink
-from mcd.engine.messages import Cancel, Certificate, Credit, FailureCode, Hello, Submit, ToWorker
+from mcd.engine.messages import (
+    Cancel,
+    Certificate,
+    Credit,
+    EngineOptions,
+    FailureCode,
+    Hello,
+    Load,
+    Submit,
+    ToWorker,
+)
 from mcd.engine.seal import OpenedRequest, SealKeys
 from mcd.errors import EnvelopeError, InvalidRequestError, RefusedError, UnsupportedError, UserError
 from mcd.units import Seconds
@@ -116,7 +126,7 @@ class Worker:
                 self._drop(frame.id)
             case Credit():
                 self._credit(frame)
-            case Hello() | Certificate():
+            case Hello() | Certificate() | Load():
                 raise LinkClosedError  # only once, at the start: the daemon is broken
 
     def _drop(self, answer_id: int) -> None:
@@ -190,8 +200,10 @@ def main(fd: int) -> int:
         keys.install_certificate(_expect(link, Certificate).certificate)
         keys.rotate(_unix_ms())
         report = (*report, load.lock_keys())  # while the heap holds little but the keys
+        link.post(messages.Asleep(keys.configs(), keys.key_id, report), 8192)
+        options = _sleep(link, keys)
         try:
-            backend = load.open_backend(hello, rendering)
+            backend = load.open_backend(hello, options, rendering)
         except StartError as error:
             link.post(messages.NotReady(error.failure))
             link.flush()
@@ -206,12 +218,9 @@ def main(fd: int) -> int:
                 output_tokens_per_s=facts.output_tokens_per_s,
                 sealing=backend.sealing,
                 device=facts.device,
-                configs=keys.configs(),
-                key_id=keys.key_id,
-                sandbox=report,
                 notes=facts.notes,
             ),
-            8192,
+            1024,
         )
         link.flush()
         Worker(link, keys, backend).run()
@@ -228,6 +237,20 @@ def _expect(link: WorkerLink, kind: type[_F]) -> _F:
             if not isinstance(frame, kind):
                 raise LinkClosedError
             return frame
+
+
+def _sleep(link: WorkerLink, keys: SealKeys) -> EngineOptions:
+    """Keep the keys young until the daemon wants the model loaded; says how."""
+    while True:
+        link.flush()
+        wait_s = (keys.rotates_at_ms - _unix_ms()) / 1000
+        select.select([link], [], [], max(0.0, wait_s))
+        for frame in link.receive():
+            if isinstance(frame, Load):
+                return frame.options
+            raise LinkClosedError
+        if keys.rotate_if_due(_unix_ms()):
+            link.post(messages.Rotated(keys.configs(), keys.key_id), 4096)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,9 @@ class Trial:
     def _has_stalled(self) -> bool:
         now = self._router.clock.now() if self._is_listening else self._left_at
         predicted = self.candidate.prediction
-        expected_s = 0.0 if self._n_tokens else self._queue_s + predicted.prefill_s * PREDICTION_SLACK
+        expected_s = (
+            self._queue_s + predicted.load_s + predicted.prefill_s * PREDICTION_SLACK if not self._n_tokens else 0.0
+        )
         return now - self._idle_since > STALL_S + expected_s
 
 
@@ -154,9 +156,10 @@ class Router:
         return Known(self.estimates, self.health, self._links)
 
     def first_token(self, candidate: Candidate, n_prompt_tokens: int, ttft_s: Seconds, queue_s: Seconds) -> None:
-        """Learn from a time to first token."""
+        """Learn from a time to first token, unless a model was loaded meanwhile: that says nothing of its speed."""
         self.ttfts.append(ttft_s)
-        self.estimates.first_token_came(candidate.facts, n_prompt_tokens, ttft_s, queue_s)
+        if not candidate.facts.load_s:
+            self.estimates.first_token_came(candidate.facts, n_prompt_tokens, ttft_s, queue_s)
 
     def explain(self, want: Want) -> Sequence[RouteTerm]:
         """Every provider of a model, best first, with each part of its prediction."""
@@ -195,4 +198,5 @@ def _term(rank: int, candidate: Candidate) -> RouteTerm:
         total_s=prediction.total_s,
         price_output=candidate.model.price_output,
         why=candidate.why,
+        load_s=prediction.load_s,
     )

@@ -28,6 +28,9 @@ TYPICAL_OUTPUT_TOKENS = 256
 """Assumed answer length when the request sets none (median of public traces: 211)."""
 MIN_TOKENS_PER_S = 1.0
 """Floor under measured speeds, so that a starting engine does not divide by zero."""
+MAX_LOAD_S = 90.0
+"""A request is held while a model loads that takes at most this long; the entry knew it from the record and chose us
+all the same. A refusal would send it on to wake the next provider's model as well."""
 RETRY_RESTART_S = 2.0
 """A crashed engine is back within this, model loading aside."""
 RETRY_DOWN_S = 60.0
@@ -111,11 +114,14 @@ class Admission:
             return Refuse(RefuseReason.SHUTTING_DOWN)
         if status is None or status.state == "stopped":
             return Refuse(RefuseReason.MODEL_UNKNOWN)
-        if status.state != "ready":
+        if not 0.0 <= status.ready_in_s <= MAX_LOAD_S or (status.state != "ready" and not status.ready_in_s):
             return Refuse(RefuseReason.LOADING, _retry_loading_s(status))
         if is_too_large(status, ask):
             return Refuse(RefuseReason.TOO_LARGE)
-        return self._find_place(status, load, ask)
+        place = self._find_place(status, load, ask)
+        if isinstance(place, Accept) and status.ready_in_s:
+            return Accept(place.position, place.queue_s + status.ready_in_s)
+        return place
 
     def _find_place(self, status: EngineStatus, load: Load, ask: Ask) -> Decision:
         service_s = self.service_s(status, ask)
@@ -151,6 +157,6 @@ def is_too_large(status: EngineStatus, ask: Ask) -> bool:
 
 
 def _retry_loading_s(status: EngineStatus) -> Seconds:
-    if status.state == "loading":
-        return max(RETRY_RESTART_S, status.load_ms / 1000)
+    if status.state in {"loading", "asleep"}:
+        return max(RETRY_RESTART_S, status.ready_in_s)
     return RETRY_RESTART_S if status.state == "restarting" else RETRY_DOWN_S

@@ -40,7 +40,7 @@ FAREWELL_S = 0.3
 MAX_BODY_BYTES = MAX_RECORD_BYTES - RECORD_HEAD_BYTES - 3 * 9
 """Of a record without its number and times, which grow to nine bytes each."""
 MAX_U32 = 4_294_967_295
-SERVABLE = ("ready", "loading", "restarting", "degraded")
+SERVABLE = ("ready", "loading", "asleep")
 
 
 class Announcer:
@@ -191,7 +191,7 @@ def _unnumbered(record: Record) -> Record:
 
 
 def _offer(status: EngineStatus) -> ModelOffer | None:
-    """What we announce of one engine; nothing while it cannot serve and is not about to."""
+    """What we announce of one engine, loaded or cold; nothing of one that cannot serve."""
     if status.state not in SERVABLE:
         return None
     return ModelOffer(

@@ -7,6 +7,7 @@ the envelope. An import contract keeps `mcd.wire.envelope` out of this room.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -31,6 +32,7 @@ from mcd.provider.admission import Admission, Ask, Decision, Load, Refuse
 from mcd.provider.uploads import Upload, Uploads
 from mcd.wire.header import decode_header
 from mcd.wire.messages import (
+    MAX_QUEUE_MS,
     Abort,
     AbortCode,
     Chunk,
@@ -86,7 +88,10 @@ class _Desk:
         n_open = self.open.total()
         n_running = min(n_open, self.admission.max_running)
         load = Load(n_running, n_open - n_running, self.open[peer_id])
-        return self.admission.decide(status, load, ask)
+        decision = self.admission.decide(status, load, ask)
+        if status.state == "asleep" and isinstance(decision, Refuse) and decision.reason is RefuseReason.LOADING:
+            self.engine.wake()  # who asks again finds it loaded
+        return decision
 
 
 class Provider:
@@ -162,11 +167,12 @@ class Provider:
             return await self._refuse(talk, decision)
         await talk.send(decision.message())
         desk.open[peer_id] += 1
-        began = self._clock.now()
+        began, was_cold = self._clock.now(), desk.engine.status().state != "ready"
         try:
             return await self._work(talk, desk, request)
         finally:
-            desk.admission.observe(self._clock.now() - began)
+            if not was_cold:  # loading is not what holding a slot takes
+                desk.admission.observe(self._clock.now() - began)
             desk.open[peer_id] -= 1
             desk.open += Counter()  # drops peers with nothing open
 
@@ -197,7 +203,7 @@ class Provider:
         is_done = False
         faults: list[PeerError | LocalProtocolError] = []
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._prove_life, talk)
+            nursery.start_soon(self._prove_life, talk, desk.engine)
             nursery.start_soon(_watch, talk, nursery.cancel_scope, faults)
             try:
                 last = await self._pass_on(talk, desk.engine, request)
@@ -242,12 +248,12 @@ class Provider:
         self.served.n_prompt_tokens += event.n_prompt_tokens
         self.served.n_output_tokens += event.n_output_tokens
 
-    async def _prove_life(self, talk: Conversation) -> None:
+    async def _prove_life(self, talk: Conversation, engine: Engine) -> None:
         await trio.sleep(FIRST_LIFE_SIGN_S)
         while True:
             if talk.exchange.may_send(Waiting) and self._clock.now() - talk.sent_at >= FIRST_LIFE_SIGN_S:
                 with contextlib.suppress(StreamBrokenError, LocalProtocolError):  # it may have ended meanwhile
-                    await talk.send(Waiting(0, 0))
+                    await talk.send(Waiting(0, min(MAX_QUEUE_MS, math.ceil(engine.status().ready_in_s * 1000))))
             await trio.sleep(LIFE_SIGN_S)
 
 

@@ -2,10 +2,12 @@
 
 Model (research: routing by prediction)::
 
-    total   = rtt + queue + prefill + decode + penalty
+    total   = rtt + queue + load + prefill + decode + penalty
     prefill = correction * (PREFILL_FIXED_S + n_prompt_tokens / claimed rate)
     decode  = n_output_tokens * tpot
     queue   = what the provider last said, aged, + our own requests there beyond its slots
+    load    = what its record says loading the model takes, 0 when it is loaded; less what it last said of its queue,
+              which holds the rest of a loading under way
 
 Two things are learned the hard way by others. A claim is never believed beyond what hardware can do, and an unproven
 provider counts as having one slot, so that a liar is found out by one request at a time. And what we ourselves have
@@ -83,12 +85,13 @@ class Prediction(msgspec.Struct, frozen=True):
     decode_s: Seconds
     penalty_s: Seconds
     notes: tuple[str, ...] = ()
-    """In words: ``measured`` or ``claimed``, ``cold``, ``suspect``, ``loading``, ``2 in flight``."""
+    """In words: ``measured`` or ``claimed``, ``unlinked``, ``suspect``, ``cold model``, ``2 in flight``."""
+    load_s: Seconds = 0.0
 
     @property
     def total_s(self) -> Seconds:
         """All parts together."""
-        return self.rtt_s + self.queue_s + self.prefill_s + self.decode_s + self.penalty_s
+        return self.rtt_s + self.queue_s + self.load_s + self.prefill_s + self.decode_s + self.penalty_s
 
 
 class Learned(msgspec.Struct):
@@ -175,8 +178,11 @@ class Estimates:
         decode_s = n_output_tokens * crowded_s
         n_slots = max(1, facts.n_slots) if learned.is_proven or facts.is_own else 1
         n_ahead = max(0, learned.n_in_flight + 1 - n_slots)
-        queue_s = max(0.0, learned.queue_s - (now - learned.queue_at)) + n_ahead / n_slots * (prefill_s + decode_s)
-        return Prediction(rtt_s, queue_s, prefill_s, decode_s, _penalty_s(facts, rtt_s), _notes(facts, learned))
+        told_s = max(0.0, learned.queue_s - (now - learned.queue_at))
+        queue_s = told_s + n_ahead / n_slots * (prefill_s + decode_s)
+        load_s = max(0.0, facts.load_s - told_s)
+        notes = _notes(facts, learned)
+        return Prediction(rtt_s, queue_s, prefill_s, decode_s, _penalty_s(facts, rtt_s), notes, load_s)
 
     # --- inside ----------------------------------------------------------------------------------------------
 
@@ -209,9 +215,9 @@ def _claimed_output_rate(facts: Facts) -> float:
 
 
 def _penalty_s(facts: Facts, rtt_s: Seconds) -> Seconds:
-    cold_s = 0.0 if facts.is_linked or facts.is_own else COLD_ROUND_TRIPS * rtt_s
+    unlinked_s = 0.0 if facts.is_linked or facts.is_own else COLD_ROUND_TRIPS * rtt_s
     suspect_s = SUSPECT_PENALTY_S if facts.is_suspect else 0.0
-    return cold_s + suspect_s + facts.load_s + facts.fail_fraction * FAIL_COST_S
+    return unlinked_s + suspect_s + facts.fail_fraction * FAIL_COST_S
 
 
 def _notes(facts: Facts, learned: Learned) -> tuple[str, ...]:
@@ -223,9 +229,9 @@ def _notes(facts: Facts, learned: Learned) -> tuple[str, ...]:
         ("measured" if learned.is_proven else "claimed", True),
         ("claim capped", claims_too_much and not learned.is_proven),
         ("own engine", facts.is_own),
-        ("cold", not facts.is_linked and not facts.is_own),
+        ("unlinked", not facts.is_linked and not facts.is_own),
         ("suspect", facts.is_suspect),
-        ("loading", facts.load_s > 0),
+        ("cold model", facts.load_s > 0),
         (f"{learned.n_in_flight} in flight", learned.n_in_flight > 0),
         (f"{facts.fail_fraction:.0%} failed", facts.fail_fraction >= 0.01),
     )

@@ -18,7 +18,7 @@ from mcd.engine.catalogue import EngineSpec
 from mcd.engine.client import EngineProcess
 from mcd.engine.messages import EngineOptions
 from mcd.log import Log
-from mcd.ports import EngineChunk, EngineEvent, EngineFinished, EngineRequest, EngineStarted
+from mcd.ports import EngineChunk, EngineEvent, EngineFinished, EngineRequest, EngineStarted, Measured
 from mcd.units import UnixMs
 from mcd.wire.codec import decode_delta, decode_failure, decode_final, encode_body
 from mcd.wire.envelope import Opener, Terms, seal_request
@@ -69,7 +69,9 @@ class Answer:
 class EntrySide:
     """Owns the peer key and one engine."""
 
-    def __init__(self, spec: EngineSpec, options: EngineOptions = ONE_THREAD) -> None:
+    def __init__(
+        self, spec: EngineSpec, options: EngineOptions = ONE_THREAD, *, measured: Measured | None = None
+    ) -> None:
         self.key = SigningKey(os.urandom(32))
         self.log = io.StringIO()
         self.clock = RealClock()
@@ -80,6 +82,7 @@ class EntrySide:
             clock=self.clock,
             log=Log("debug", self.log),
             options=options,
+            measured=measured,
         )
 
     async def wait_until(self, *states: str, timeout_s: float = 60.0) -> None:

@@ -47,6 +47,8 @@ class Play(msgspec.Struct, kw_only=True):
     """``receipt`` signs one token too many, ``count`` announces one too many, ``usage`` bills one too many, ``prompt``
     shows a longer prompt than it signs."""
     key_is_unknown_once: bool = False
+    load_s: float = 0.0
+    """The model is cold at first, and takes so long to load."""
 
 
 def word(index: int) -> str:
@@ -59,7 +61,8 @@ class SealingEngine:
 
     def __init__(self, peer: SigningKey, clock: Clock, play: Play) -> None:
         self.play = play
-        self.state: EngineState = "ready"
+        self.state: EngineState = "asleep" if play.load_s else "ready"
+        self.n_woken = 0
         self.n_running = 0
         self.n_tokens_made = 0
         self._clock = clock
@@ -82,7 +85,8 @@ class SealingEngine:
             sealing=2,
             device="memory",
             restarts=0,
-            load_ms=0,
+            load_ms=round(self.play.load_s * 1000),
+            ready_in_s=self.play.load_s if self.state == "asleep" else 0.0,
             engine_key=self._keys.engine_public_key,
             key_id=self._keys.key_id,
         )
@@ -92,6 +96,9 @@ class SealingEngine:
 
     async def run(self) -> None:
         await trio.sleep_forever()
+
+    def wake(self) -> None:
+        self.n_woken += 1
 
     @asynccontextmanager
     async def submit(self, request: EngineRequest) -> AsyncIterator[AsyncIterator[EngineEvent]]:
@@ -105,6 +112,10 @@ class SealingEngine:
     async def _answer(self, request: EngineRequest) -> AsyncGenerator[EngineEvent, None]:
         play = self.play
         await trio.sleep(play.start_s)
+        if self.state == "asleep":
+            self.wake()
+            await trio.sleep(play.load_s)
+            self.state = "ready"
         if play.refuse is not None:
             raise RefusedError("scripted", reason=play.refuse, retry_after_s=1.0)
         if play.key_is_unknown_once:

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import trio
 
-from mcd.engine import client, supervise
+from mcd.engine import life, supervise
 from mcd.engine.catalogue import EngineSpec, resolve
 from mcd.engine.messages import EngineOptions
 from mcd.errors import EngineDeadError, EngineError, EnvelopeError, RefusedError
@@ -293,7 +293,7 @@ def test_a_frozen_worker_does_not_outlive_its_daemon(in_session: str) -> None:
 
 
 async def test_silent_worker_is_replaced(hello: EngineSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "STUCK_S", 0.4)
+    monkeypatch.setattr(life, "STUCK_S", 0.4)
     async with running(hello) as side:
         assert side.engine.pid is not None
         os.kill(side.engine.pid, signal.SIGSTOP)

@@ -7,7 +7,7 @@ import pytest
 
 from mcd.ids import ModelDigest
 from mcd.ports import EngineStatus
-from mcd.provider.admission import MAX_QUEUE_S, Accept, Admission, Ask, Load, Refuse
+from mcd.provider.admission import MAX_LOAD_S, MAX_QUEUE_S, Accept, Admission, Ask, Load, Refuse
 from mcd.wire.codec import encode_exchange
 from mcd.wire.messages import Accepted, Refused, RefuseReason
 
@@ -78,7 +78,7 @@ def test_one_entry_cannot_take_every_place() -> None:
 
 @pytest.mark.spec("EX-25")
 @pytest.mark.parametrize(
-    ("state", "retry_after_s"), [("loading", 8.0), ("restarting", 2.0), ("degraded", 60.0), ("failed", 60.0)]
+    ("state", "retry_after_s"), [("loading", 2.0), ("restarting", 2.0), ("degraded", 60.0), ("failed", 60.0)]
 )
 def test_an_engine_that_is_not_ready_says_when(state: str, retry_after_s: float) -> None:
     assert admission().decide(status(state=state), load(), ASK) == Refuse(RefuseReason.LOADING, retry_after_s)
@@ -96,6 +96,17 @@ def test_every_no_that_may_change_says_when_to_ask_again() -> None:
         assert isinstance(decision, Refuse)
         assert decision.reason in {RefuseReason.BUSY, RefuseReason.PEER_LIMIT, RefuseReason.LOADING}
         assert decision.retry_after_s > 0
+
+
+@pytest.mark.parametrize("state", ["asleep", "loading"])
+def test_a_model_that_loads_soon_enough_is_waited_for(state: str) -> None:
+    """The entry knew the time from the record; a no would only send it on to wake the next provider."""
+    gate = admission(max_running=1)
+    assert gate.decide(status(state=state, ready_in_s=12.0), load(), ASK) == Accept(0, 12.0)
+    queued = gate.decide(status(state=state, ready_in_s=12.0), load(1, 0), ASK)
+    assert queued == Accept(1, pytest.approx(12.0 + SERVICE_S))
+    slow = gate.decide(status(state=state, ready_in_s=MAX_LOAD_S + 1), load(), ASK)
+    assert slow == Refuse(RefuseReason.LOADING, MAX_LOAD_S + 1)
 
 
 def test_nobody_serves_an_unknown_or_stopped_model() -> None:

@@ -155,7 +155,7 @@ def test_what_failed_is_tried_smaller() -> None:
     [
         ("NVIDIA GeForce RTX 4090", "RTX 4090 24G"),
         ("NVIDIA H100 80GB HBM3", "H100 80GB HBM3 24G"),
-        ("AMD Radeon RX 7900 XTX (RADV NAVI31)", "RX 7900 XTX (RADV NAVI31 24G"),
+        ("AMD Radeon RX 7900 XTX (RADV NAVI31)", "RX 7900 XTX 24G"),
         ("Apple M3 Max", "M3 Max 24G"),
         ("Intel(R) Graphics", "CUDA0 24G"),
         ("\u202eevil\n<b>", "evil b 24G"),

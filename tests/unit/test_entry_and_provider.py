@@ -12,7 +12,7 @@ from random import Random
 import pytest
 import trio
 
-from mcd.api.events import AnswerEvent, Answering
+from mcd.api.events import AnswerEvent, Answering, Waiting
 from mcd.api.request import ChatMessage, ChatRequest
 from mcd.config import Config
 from mcd.entry.failover import Failover
@@ -241,9 +241,45 @@ async def test_route_explains_every_part_of_the_prediction() -> None:
         terms = entry.entry.route(ALIAS, 100, 50)
         assert [term.rank for term in terms] == [1, 2]
         for term in terms:
-            parts = term.rtt_s + term.queue_s + term.prefill_s + term.decode_s + term.penalty_s
+            parts = term.rtt_s + term.queue_s + term.load_s + term.prefill_s + term.decode_s + term.penalty_s
             assert term.total_s == pytest.approx(parts)
             assert term.decode_s == pytest.approx(1.0, rel=0.5)
+
+
+async def test_a_warm_provider_is_preferred_and_the_plan_says_why() -> None:
+    async with nodes(cold=Play(load_s=30.0), warm=Play()) as (entry, providers):
+        first, second = entry.entry.route(ALIAS, 100, 50)
+        assert (first.name, second.name) == ("warm", "cold")
+        assert (first.load_s, second.load_s) == (0.0, 30.0)
+        assert "cold model" in second.why
+        assert second.total_s > first.total_s + 29
+        for _ in range(5):
+            assert text(await entry.ask()) == words(5)
+        assert providers["cold"].engines[0].n_woken == 0
+
+
+async def test_a_cold_model_is_waited_for_and_then_warm() -> None:
+    async with nodes(cold=Play(load_s=30.0)) as (entry, providers):
+        began = trio.current_time()
+        events = await entry.ask()
+        assert text(events) == words(5)
+        assert 30 <= trio.current_time() - began < 32
+        waits = [event.queue_s for event in events if isinstance(event, Waiting)]
+        assert max(waits) == pytest.approx(30.0, abs=0.1)
+        assert providers["cold"].engines[0].n_woken == 1
+        await trio.sleep(2)
+        (term,) = entry.entry.route(ALIAS, 100, 50)
+        assert term.load_s == 0.0
+        assert term.prefill_s < 3.0  # the loading was not taken for a slow prefill
+
+
+async def test_a_model_that_loads_too_slowly_is_refused_with_the_time_and_woken() -> None:
+    async with nodes(cold=Play(load_s=200.0)) as (entry, providers):
+        with pytest.raises(RefusedError) as refused:
+            await entry.ask()
+        assert refused.value.reason == RefuseReason.LOADING
+        assert refused.value.retry_after_s == pytest.approx(200.0, abs=1)
+        assert providers["cold"].engines[0].n_woken >= 1
 
 
 async def test_our_own_engine_competes_like_any_other() -> None:

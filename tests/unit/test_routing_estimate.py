@@ -123,9 +123,8 @@ def test_round_trips_come_from_the_link_then_from_memory_then_from_the_world() -
 @pytest.mark.parametrize(
     ("changes", "penalty_s", "note"),
     [
-        ({"is_linked": False}, COLD_ROUND_TRIPS * 0.1, "cold"),
+        ({"is_linked": False}, COLD_ROUND_TRIPS * 0.1, "unlinked"),
         ({"is_suspect": True}, SUSPECT_PENALTY_S, "suspect"),
-        ({"load_s": 4.0}, 4.0, "loading"),
         ({"fail_fraction": 0.25}, 0.25 * FAIL_COST_S, "25% failed"),
         ({"is_own": True, "is_linked": False}, 0.0, "own engine"),
     ],
@@ -134,6 +133,20 @@ def test_penalties_are_named(changes: dict[str, object], penalty_s: float, note:
     prediction = Estimates().predict(facts(**changes), 0, 0, now=0.0)
     assert prediction.penalty_s == pytest.approx(penalty_s)
     assert note in prediction.notes
+
+
+def test_a_cold_model_costs_its_loading_once() -> None:
+    """What the provider says of its queue holds the rest of a loading; it is not counted twice."""
+    estimates = Estimates()
+    cold = facts(load_s=12.0)
+    warm_s = estimates.predict(facts(), 100, 100, now=0.0).total_s
+    prediction = estimates.predict(cold, 100, 100, now=0.0)
+    assert prediction.load_s == 12.0
+    assert prediction.total_s == pytest.approx(warm_s + 12.0)
+    assert "cold model" in prediction.notes
+    estimates.queue_reported(A, DIGEST, 11.0, now=0.0)
+    assert estimates.predict(cold, 100, 100, now=0.0).total_s == pytest.approx(warm_s + 12.0)
+    assert estimates.predict(facts(), 100, 100, now=11.0).total_s == pytest.approx(warm_s)
 
 
 def test_absurd_measurements_stay_bounded_and_heal() -> None:

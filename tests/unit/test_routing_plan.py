@@ -171,7 +171,7 @@ def test_the_explanation_shows_everyone_with_the_reason() -> None:
     by_peer: dict[str, Candidate] = {one.peer_id: one for one in shown}
     assert [one.peer_id for one in shown] == ["b", "a"]
     assert by_peer["a"].why == "claimed, busy for 2.0 s"
-    assert by_peer["b"].why == "claimed, cold, suspect"
+    assert by_peer["b"].why == "claimed, unlinked, suspect"
     assert by_peer["b"].name == "b"
     assert by_peer["b"].addresses == ("/ip4/192.0.2.1/tcp/1/p2p/b",)
     parts = by_peer["b"].prediction

@@ -1,0 +1,80 @@
+"""Why an engine did not start, in words for the operator, and whether another start makes sense. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from mcd.engine.messages import FailureCode
+
+MAX_START_CRASHES = 2
+"""A model that never was ready and ends its process twice is bad; restarting it for ever would only make noise."""
+MAX_LOAD_FAILURES = 1
+"""How often a model that found no memory is tried again, made to fit into less."""
+BAD_FILE = "the file is damaged, or newer than llama-cpp-python 0.3.36"
+TOO_BIG = "not enough memory for this model and context; choose a smaller one"
+
+_WORDS = {
+    FailureCode.MODEL_INVALID: f"llama.cpp cannot load the model: {BAD_FILE}",
+    FailureCode.MODEL_UNSUPPORTED: "this model does not generate text",
+    FailureCode.OUT_OF_MEMORY: TOO_BIG,
+    FailureCode.LIBRARY_MISMATCH: "the installed llama.cpp is not the one of llama-cpp-python 0.3.36; install it anew",
+    FailureCode.LIBRARY_MISSING: "llama-cpp-python is not installed; run: make setup-serve",
+    FailureCode.SCRIPT_INVALID: "the script of the scripted engine cannot be read",
+    FailureCode.UPSTREAM: "the server behind --engine openai:URL does not answer as an OpenAI-compatible one",
+    FailureCode.UPSTREAM_MODEL: "the server behind --engine openai:URL does not list this model",
+    FailureCode.NO_GPU: "this llama-cpp-python was built without GPU support; reinstall it with it, or use --cpu",
+    FailureCode.COMPUTE: "the model computes no valid numbers (NaN); the file is damaged",
+}
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """On one end of a process."""
+
+    is_final: bool
+    """Another start would end the same way."""
+    why: str
+
+
+class Starts:
+    """The failed starts of one engine. Owner: EngineProcess."""
+
+    def __init__(self) -> None:
+        self.n_load_failures = 0
+        """How often in a row there was, or may have been, not enough memory; each time the model is made to fit into
+        less."""
+        self._n_crashes = 0
+        self._was_ready = False
+
+    def succeeded(self) -> None:
+        """The model is loaded."""
+        self.n_load_failures = 0
+        self._was_ready = True
+
+    def ended(self, failure: int | None, end: str, *, is_loading: bool) -> Verdict:
+        """Judge the end of a process.
+
+        Args:
+            failure: Its last words, a FailureCode; None when it said nothing.
+            end: How it ended, in words.
+            is_loading: It ended while loading the model.
+        """
+        if failure == FailureCode.OUT_OF_MEMORY and self.n_load_failures < MAX_LOAD_FAILURES:
+            self.n_load_failures += 1
+            return Verdict(False, "not enough memory; the next try makes do with less")
+        if failure is not None:
+            return Verdict(failure != FailureCode.UPSTREAM, words(failure))  # an upstream may come back
+        if not self._was_ready:
+            self._n_crashes += 1
+            if self._n_crashes >= MAX_START_CRASHES:
+                return Verdict(True, f"the inference process stops while loading ({end}): {BAD_FILE}")
+        if is_loading:
+            self.n_load_failures += 1  # the kernel or a driver may have ended it for want of memory
+        return Verdict(False, end)
+
+
+def words(failure: int) -> str:
+    """Why an engine cannot start."""
+    try:
+        return _WORDS[FailureCode(failure)]
+    except (ValueError, KeyError):
+        return f"the engine cannot start (code {failure})"
