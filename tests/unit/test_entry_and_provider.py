@@ -246,6 +246,7 @@ async def test_route_explains_every_part_of_the_prediction() -> None:
             assert term.decode_s == pytest.approx(1.0, rel=0.5)
 
 
+@pytest.mark.spec("EX-15")
 async def test_a_warm_provider_is_preferred_and_the_plan_says_why() -> None:
     async with nodes(cold=Play(load_s=30.0), warm=Play()) as (entry, providers):
         first, second = entry.entry.route(ALIAS, 100, 50)
@@ -258,6 +259,7 @@ async def test_a_warm_provider_is_preferred_and_the_plan_says_why() -> None:
         assert providers["cold"].engines[0].n_woken == 0
 
 
+@pytest.mark.spec("EX-32")
 async def test_a_cold_model_is_waited_for_and_then_warm() -> None:
     async with nodes(cold=Play(load_s=30.0)) as (entry, providers):
         began = trio.current_time()
@@ -273,6 +275,7 @@ async def test_a_cold_model_is_waited_for_and_then_warm() -> None:
         assert term.prefill_s < 3.0  # the loading was not taken for a slow prefill
 
 
+@pytest.mark.spec("EX-32")
 async def test_a_model_that_loads_too_slowly_is_refused_with_the_time_and_woken() -> None:
     async with nodes(cold=Play(load_s=200.0)) as (entry, providers):
         with pytest.raises(RefusedError) as refused:
