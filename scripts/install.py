@@ -187,7 +187,7 @@ def main() -> None:
         install_lock("dev")
     if wanted.serve:
         install_llama()
-    if wanted.dev:
+    if wanted.serve and wanted.dev:  # pip asks the source for its name with what builds it
         fetch_test_files()
     install_checkout()
 

@@ -81,8 +81,11 @@ class Rendering:
         """Queue a rendering; `take` will have it.
 
         Raises:
+            ContextLengthError: This is more than any context holds.
             RendererGoneError: The process has ended.
         """
+        if len(variables) > renderer.MAX_REQUEST_BYTES:
+            raise _too_long()
         self._waiting.append((job_id, variables))
         self._advance()
 
@@ -135,12 +138,16 @@ def _result(answer: bytes) -> str:
     if answer[0] == Status.DONE:
         return answer[1:].decode("utf-8", "replace")
     if answer[0] == Status.TOO_LONG:
-        raise ContextLengthError("the prompt is longer than any context", param="messages")
+        raise _too_long()
     if answer[0] == Status.REFUSED:
         raise InvalidRequestError(
             f"the model's chat template refuses these messages: {_reason(answer)}", param="messages"
         )
     raise InvalidRequestError(f"the model's chat template {_reason(answer)} for these messages", param="messages")
+
+
+def _too_long() -> ContextLengthError:
+    return ContextLengthError("the prompt is longer than any context", param="messages")
 
 
 def _reason(answer: bytes) -> str:

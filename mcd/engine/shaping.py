@@ -89,7 +89,7 @@ def variables(request: ChatRequest, caps: Caps, *, with_tools: bool, now: dateti
         "add_generation_prompt": True,
         "datetime": now.strftime("%b %d %Y"),
         "date_string": now.strftime("%d %b %Y"),
-        "functions": _spaced([tool["function"] for tool in tools], indent=4),
+        "functions": _spaced([tool["function"] for tool in tools]) if caps.tools == "functions" else "[]",
     }
     if tools and caps.tools == "tools":
         given["tools"] = tools
@@ -228,9 +228,9 @@ def _described(tools: Sequence[dict[str, Any]], caps: Caps) -> str:
     )
 
 
-def _spaced(value: Any, indent: int = 0) -> str:
-    """As JSON the way models have seen most of it."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=indent).decode()
+def _spaced(value: Any) -> str:
+    """As JSON the way models have seen most of it; on one line, because indenting a deep schema multiplies it."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=0).decode()
 
 
 EXAMPLE_CALL: dict[str, Any] = {

@@ -129,6 +129,8 @@ def test_large_conversations_pass_both_ways(start: Callable[[str], Rendering]) -
     rendering = start("{{ messages[0].content }}")
     text = "é" * 3_000_000
     assert ask(rendering, text) == text
+    with pytest.raises(ContextLengthError):
+        ask(rendering, b" " * (renderer.MAX_REQUEST_BYTES + 1))
     with pytest.raises(InvalidRequestError, match="nested too deeply"):
         ask(rendering, b'{"messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
 

@@ -337,6 +337,14 @@ def test_calls_in_the_models_own_form_where_only_its_template_lacks_them() -> No
     ).prompt(request("call"))
 
 
+@pytest.mark.parametrize("name", ["fireworks-ai-llama-3-firefunction-v2", "google-gemma-2-2b-it", "Qwen-Qwen3-0.6B"])
+def test_a_deep_schema_stays_as_large_as_it_is(name: str) -> None:
+    schema = b'{"a":' + b"[" * 60 + b",".join([b"[]"] * 50_000) + b"]" * 60 + b"}"
+    tool = ToolFunction(name="deep", parameters=msgspec.Raw(schema))
+    asked = ChatRequest(model="m", messages=(HELLO,), tools=(tool,))
+    assert len(model(name).template.variables(asked, with_tools=True)) < 3 * len(schema)
+
+
 def test_mistrals_ids_have_nine_characters_and_still_belong_together() -> None:
     prompt = model("Mistral-Small-3.2-24B-Instruct-2506").prompt(request("calls side by side"))
     ids = [part[:9] for part in prompt.split("[CALL_ID]")[1:]]
