@@ -85,10 +85,19 @@ def check_file(path: str) -> Header:
         EngineDeadError: No file can be opened now.
     """
     with _open(path) as file:
-        reader = _Reader(file, os.fstat(file.fileno()).st_size, Path(path).name)
-        header = _read_header(reader)
-        _check_values(reader, header)
-        return header
+        return check(file, os.fstat(file.fileno()).st_size, Path(path).name)
+
+
+def check(file: BinaryIO, size_bytes: int, name: str) -> Header:
+    """The same of an open file; ``name`` is what the messages call it.
+
+    Raises:
+        ModelFileError: Says what is wrong with the file.
+    """
+    reader = _Reader(file, size_bytes, name)
+    header = _read_header(reader)
+    _check_values(reader, header)
+    return header
 
 
 def read_name(path: str) -> str:
