@@ -1,4 +1,4 @@
-"""Write protocol/vectors/{frames,messages,records,info,receipts,peer_ids}.json from fixed keys and times.
+"""Write protocol/vectors/{frames,messages,records,info,kinds,receipts,peer_ids}.json from fixed keys and times.
 
 `--check` only says whether they are up to date. Message vectors come from messages.toml alone (`vector_cases`); the
 signed ones (`signed_cases`) from `mcd.wire`, whose bytes the conformance tests compare with an independent codec.
@@ -19,11 +19,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that it also runs by its path
 
 from mcd.wire.framing import frame  # noqa: E402
+from scripts.kind_cases import kinds  # noqa: E402
 from scripts.signed_cases import info, peer_ids, receipts, records  # noqa: E402
 from scripts.vector_cases import Cases, as_json, spell  # noqa: E402
 
 FOLDER = ROOT / "protocol" / "vectors"
-STRUCTS = ("Record", "Delta", "Final", "Failure")
+STRUCTS = ("Record", "Delta", "Vectors", "Scores", "Tokens", "Text", "Final", "Failure")
 """Structs that are whole bodies themselves."""
 
 Vector = dict[str, Any]
@@ -137,6 +138,12 @@ def _bodies() -> Iterator[Vector]:
     yield bad("byte string that claims 4 GiB", ["WIRE-17"], b"\x92\x08\xc6\xff\xff\xff\xff")
     yield bad("arrays nested 60,000 deep", ["WIRE-17"], b"\x91" * 60_000)
     yield bad("arrays nested 60,000 deep in an ignored element", ["WIRE-17"], b"\x93\x0b\x07" + b"\x91" * 60_000)
+    for comment, floats in (
+        ("a vector that ends inside a number", b"\0\0\x80\x3f\0"),
+        ("a vector with a number that is NaN", b"\0\0\x80\x3f\0\0\xc0\x7f"),
+        ("a vector with infinities of both signs", b"\0\0\x80\x7f\0\0\x80\xff"),
+    ):
+        yield bad(comment, ["WIRE-11"], _pack([[floats]])) | {"as": "vectors", "message": "Vectors"}
     text = b"\x93\xa1\xff\xa1a\xa0"
     yield bad("text that is not UTF-8", ["WIRE-16"], text) | {"as": "failure", "message": "Failure"}
 
@@ -152,6 +159,7 @@ def build() -> dict[str, str]:
         "messages": messages(toml),
         "records": records(),
         "info": info(),
+        "kinds": kinds(),
         "receipts": receipts(),
         "peer_ids": peer_ids(),
     }

@@ -9,6 +9,7 @@ input, which may be a prompt.   [WIRE-10]
 from __future__ import annotations
 
 import math
+import struct
 from codecs import getincrementaldecoder
 from typing import TypeVar
 
@@ -16,7 +17,7 @@ import msgspec
 
 from mcd.errors import LocalProtocolError, RemoteProtocolError
 from mcd.wire.messages import MAX_BODY_BYTES, ExchangeMessage, InfoMessage, Record
-from mcd.wire.payload import Body, Delta, Failure, Final
+from mcd.wire.payload import Body, Delta, Failure, Final, Part, Scores, Text, Tokens, Vectors
 
 MESSAGE_INVALID = "the peer sent bytes that are not a valid message"
 BODY_INVALID = "the sealed request body is not valid"
@@ -36,6 +37,9 @@ _EXCHANGE: msgspec.msgpack.Decoder[ExchangeMessage] = msgspec.msgpack.Decoder(Ex
 _INFO: msgspec.msgpack.Decoder[InfoMessage] = msgspec.msgpack.Decoder(InfoMessage)
 _RECORD = msgspec.msgpack.Decoder(Record)
 _DELTA = msgspec.msgpack.Decoder(Delta)
+_PARTS: dict[type[Part], msgspec.msgpack.Decoder[Part]] = {
+    kind: msgspec.msgpack.Decoder(kind) for kind in (Vectors, Scores, Tokens, Text)
+}
 _FINAL = msgspec.msgpack.Decoder(Final)
 _FAILURE = msgspec.msgpack.Decoder(Failure)
 _BODY = msgspec.json.Decoder(Body)
@@ -180,6 +184,41 @@ def _has_finite_logprobs(delta: Delta) -> bool:
         math.isfinite(chosen.logprob) and all(math.isfinite(other.logprob) for other in chosen.top)
         for chosen in delta.logprobs
     )
+
+
+def encode_part(part: Part) -> bytes:
+    """Encode the plaintext of a data frame of any kind but chat.
+
+    Raises:
+        LocalProtocolError: A field is outside its bounds, or a number is not finite.
+    """
+    data = _encode(_PARTS[type(part)], part)
+    if not _has_finite_numbers(part):
+        raise LocalProtocolError(MESSAGE_UNSENDABLE)
+    return data
+
+
+def decode_part(data: bytes | memoryview, kind: type[Part]) -> Part:
+    """Decode the plaintext of a data frame of any kind but chat.
+
+    Raises:
+        RemoteProtocolError: Not exactly one struct of this kind, or numbers that are none.   [ENV-37]
+    """
+    part = _decode(_PARTS[kind], data)
+    if not _has_finite_numbers(part):
+        raise RemoteProtocolError(MESSAGE_INVALID)
+    return part
+
+
+def _has_finite_numbers(part: Part) -> bool:
+    match part:
+        case Vectors(vectors=vectors):
+            # a sum is finite only if every term is: single floats cannot overflow a double
+            return all(len(v) % 4 == 0 and math.isfinite(sum(struct.unpack(f"<{len(v) // 4}f", v))) for v in vectors)
+        case Scores(scores=scores):
+            return all(map(math.isfinite, scores))
+        case _:
+            return True
 
 
 def encode_final(final: Final) -> bytes:

@@ -13,8 +13,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-CAPABILITY_VERSION = 1
-"""2026-11-24: version 1, the first."""
+CAPABILITY_VERSION = 2
+"""2026-11-24: version 1, the first. 2026-11-25: version 2, request kinds besides chat."""
 
 EXCHANGE_PROTOCOL = "/modelcloud/exchange/1.0.0"
 INFO_PROTOCOL = "/modelcloud/info/1.0.0"

@@ -11,13 +11,20 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from mcd.wire.messages import MAX_OUTPUT_TOKENS, U8, U32
+from mcd.wire.messages import MAX_OUTPUT_TOKENS, MAX_TOKENS_PER_CHUNK, U8, U32
 
 MAX_TOOL_CALLS = 128
 MAX_CHOICES = 16
 MAX_TOP_LOGPROBS = 20
 MAX_SALT_CHARS = 64
 MAX_ERROR_CHARS = 512
+MAX_KIND_CHARS = 24
+MAX_DIMENSIONS = 8192
+"""Numbers of one embedding; twice the widest model known."""
+MAX_VECTOR_BYTES = 4 * MAX_DIMENSIONS
+MAX_RESULTS_PER_FRAME = 1024
+MAX_TEXT_CHARS_PER_FRAME = 8192
+"""Half a frame in any script."""
 
 
 class Private(msgspec.Struct, frozen=True):
@@ -31,10 +38,10 @@ class Private(msgspec.Struct, frozen=True):
 class Body(Private, frozen=True, kw_only=True):
     """The plaintext of a sealed request, encoded as a JSON object.   [ENV-20]"""
 
-    kind: str = "chat"
-    """``chat`` now; ``embeddings`` and ``rerank`` are reserved."""
+    kind: Annotated[str, Meta(max_length=MAX_KIND_CHARS)] = "chat"
+    """``chat``, ``embeddings``, ``rerank``, ``tokenize`` or ``detokenize``; others are answered with a Failure."""
     request: msgspec.Raw
-    """The OpenAI request object as the entry normalised it (specs/06 lists the accepted members)."""
+    """The request object as the entry normalised it (specs/06 lists the members of each kind)."""
     resume: Annotated[tuple[U32, ...], Meta(max_length=MAX_OUTPUT_TOKENS)] = ()
     """Output token ids an earlier provider delivered for choice 0; the engine continues after them."""
     cache_salt: Annotated[str, Meta(max_length=MAX_SALT_CHARS)] = ""
@@ -75,6 +82,39 @@ class Delta(Private, frozen=True, array_like=True):
     reasoning: str = ""
     tool_calls: tuple[ToolCallDelta, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class Vectors(Private, frozen=True, array_like=True):
+    """Plaintext of a data frame of ``embeddings``: the next vectors, in the order of the inputs."""
+
+    vectors: Annotated[
+        tuple[Annotated[bytes, Meta(min_length=4, max_length=MAX_VECTOR_BYTES)], ...],
+        Meta(min_length=0, max_length=MAX_RESULTS_PER_FRAME),
+    ]
+    """IEEE single floats, little-endian, scaled to length 1."""
+
+
+class Scores(Private, frozen=True, array_like=True):
+    """Plaintext of a data frame of ``rerank``: the next scores, in the order of the documents."""
+
+    scores: Annotated[tuple[float, ...], Meta(min_length=0, max_length=MAX_RESULTS_PER_FRAME)]
+    """0 to 1, higher is more relevant."""
+
+
+class Tokens(Private, frozen=True, array_like=True):
+    """Plaintext of a data frame of ``tokenize``: the next token ids."""
+
+    tokens: Annotated[tuple[U32, ...], Meta(min_length=0, max_length=MAX_TOKENS_PER_CHUNK)]
+
+
+class Text(Private, frozen=True, array_like=True):
+    """Plaintext of a data frame of ``detokenize``: the next characters."""
+
+    text: Annotated[str, Meta(max_length=MAX_TEXT_CHARS_PER_FRAME)]
+
+
+Part = Vectors | Scores | Tokens | Text
+"""What a data frame holds in the answer of any kind but chat."""
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True):

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from mcd.errors import McdError, RecordError
+from mcd.api.tasks import KINDS, decode_request, encode_request
+from mcd.errors import McdError, RecordError, UserError
 from mcd.wire import codec, discovery, info, messages, payload
 from mcd.wire.framing import FRAME_EMPTY, FRAME_TOO_LARGE, FrameReader, frame
 from mcd.wire.receipt import RECEIPT_INVALID, Receipt
@@ -35,6 +36,7 @@ NAMES = {
     RECEIPT_FORGED: "receipt_signature",
     info.NONCE_MISMATCH: "nonce_mismatch",
     info.WRONG_SUBJECT: "wrong_subject",
+    codec.BODY_INVALID: "body_invalid",
 }
 Vector = dict[str, Any]
 
@@ -56,6 +58,8 @@ def unspell(spelled: Any) -> bytes:
 
 
 def error_name(fault: McdError) -> str:
+    if isinstance(fault, UserError):
+        return fault.code
     return fault.why if isinstance(fault, RecordError) else NAMES[fault.message]
 
 
@@ -141,6 +145,10 @@ CODECS: dict[str, Callable[[Vector], tuple[Callable[..., Any], Callable[..., Any
     "records": _records_codec,
     "record": lambda _: (codec.encode_record, codec.decode_record),
     "delta": lambda _: (codec.encode_delta, codec.decode_delta),
+    "vectors": lambda _: (codec.encode_part, lambda data: codec.decode_part(data, payload.Vectors)),
+    "scores": lambda _: (codec.encode_part, lambda data: codec.decode_part(data, payload.Scores)),
+    "tokens": lambda _: (codec.encode_part, lambda data: codec.decode_part(data, payload.Tokens)),
+    "text": lambda _: (codec.encode_part, lambda data: codec.decode_part(data, payload.Text)),
     "final": lambda _: (codec.encode_final, codec.decode_final),
     "failure": lambda _: (codec.encode_failure, codec.decode_failure),
 }
@@ -166,6 +174,26 @@ def test_messages() -> None:
     vectors = load("messages")
     assert list(run(vectors, check_message)) == []
     assert proven(vectors) == {f"WIRE-{n:02}" for n in (7, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21)}
+
+
+def check_kind(vector: Vector) -> None:
+    body = codec.decode_body(unspell(vector["bytes"]))
+    raw = bytes(body.request)
+    if "error" in vector:
+        with pytest.raises(UserError) as caught:
+            decode_request(body.kind, raw)
+        assert caught.value.param == vector["param"], vector["comment"]
+        raise caught.value
+    request = decode_request(body.kind, raw)
+    assert KINDS[type(request)] == body.kind
+    assert decode_request(body.kind, encode_request(request)) == request
+
+
+@pytest.mark.spec("GW-14", "ENV-20", "ENV-34")
+def test_kinds() -> None:
+    vectors = load("kinds")
+    assert list(run(vectors, check_kind)) == []
+    assert proven(vectors) == {"GW-14", "ENV-20", "ENV-34"}
 
 
 # --- what is signed ------------------------------------------------------------------------------------------

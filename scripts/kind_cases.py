@@ -1,0 +1,84 @@
+"""Cases for protocol/vectors/kinds.json: sealed requests of every kind at their bounds, and each bound broken."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from mcd.api.tasks import MAX_DOCUMENTS, MAX_INPUTS, MAX_TEXT_CHARS, MAX_TEXT_TOKENS
+from mcd.api.validate import MAX_MODEL_CHARS, MAX_TOKEN_ID
+from mcd.wire.payload import MAX_DIMENSIONS, MAX_KIND_CHARS
+from scripts.vector_cases import spell
+
+Vector = dict[str, Any]
+_RUNS = re.compile(rb'(?:("a",)){64,}|(?:("d",)){64,}|(?:(7,)){64,}')
+MESSAGES = [{"role": "user", "content": "Hello"}]
+
+
+def kinds() -> Iterator[Vector]:
+    """Whole bodies of a sealed request; ``param`` is what the failure must name."""
+
+    def good(comment: str, kind: str, ids: list[str] | None = None, **members: Any) -> Vector:
+        body = {"kind": kind, "request": {"model": "m", **members}}
+        return {"comment": f"{kind}: {comment}", "spec": ids or ["GW-14"], "bytes": _folded(_json(body))}
+
+    def bad(comment: str, kind: str, param: str, error: str = "invalid_request", **members: Any) -> Vector:
+        ids = ["ENV-34"] if param == "kind" else ["GW-14"]
+        return good(comment, kind, ids, **members) | {"error": error, "param": param}
+
+    yield good("texts and token ids", "embeddings", inputs=["one", [1, 2, 3], "two"])
+    yield good("most inputs, most dimensions", "embeddings", inputs=["a"] * MAX_INPUTS, dimensions=MAX_DIMENSIONS)
+    yield good("least dimensions, largest id", "embeddings", inputs=[[0, MAX_TOKEN_ID]], dimensions=1)
+    yield good("a query and documents", "rerank", query="q", documents=["one", ""])
+    yield good("most documents", "rerank", query="q", documents=["d"] * MAX_DOCUMENTS)
+    yield good("a text", "tokenize", text="Hello")
+    yield good("an empty text, both switches", "tokenize", text="", add_special=True, parse_special=False)
+    yield good("the longest text", "tokenize", text="a" * MAX_TEXT_CHARS)
+    yield good("a conversation", "tokenize", chat={"model": "m", "messages": MESSAGES})
+    yield good("token ids", "detokenize", tokens=[0, MAX_TOKEN_ID])
+    yield good("no token ids", "detokenize", tokens=[])
+    yield good("a chat", "chat", messages=MESSAGES)
+
+    yield bad("a model of no name", "embeddings", "model", model="", inputs=["a"])
+    yield bad("a model of too long a name", "embeddings", "model", model="m" * (MAX_MODEL_CHARS + 1), inputs=["a"])
+    yield bad("no inputs", "embeddings", "input", inputs=[])
+    yield bad("too many inputs", "embeddings", "input", inputs=["a"] * (MAX_INPUTS + 1))
+    yield bad("an empty text", "embeddings", "input[1]", inputs=["a", ""])
+    yield bad("no token ids", "embeddings", "input[0]", inputs=[[]])
+    yield bad("an id below 0", "embeddings", "input[0]", inputs=[[-1]])
+    yield bad("an id above 2^31 - 1", "embeddings", "input[0]", inputs=[[MAX_TOKEN_ID + 1]])
+    yield bad("no dimensions", "embeddings", "dimensions", inputs=["a"], dimensions=0)
+    yield bad("too many dimensions", "embeddings", "dimensions", inputs=["a"], dimensions=MAX_DIMENSIONS + 1)
+    yield bad("an empty query", "rerank", "query", query="", documents=["d"])
+    yield bad("no documents", "rerank", "documents", query="q", documents=[])
+    yield bad("too many documents", "rerank", "documents", query="q", documents=["d"] * (MAX_DOCUMENTS + 1))
+    yield bad("neither text nor conversation", "tokenize", "content")
+    chat = {"model": "m", "messages": MESSAGES}
+    yield bad("both text and conversation", "tokenize", "content", text="a", chat=chat)
+    yield bad("too long a text", "tokenize", "content", text="a" * (MAX_TEXT_CHARS + 1))
+    yield bad("a conversation without messages", "tokenize", "messages", chat=chat | {"messages": []})
+    yield bad("too many ids", "detokenize", "tokens", tokens=[7] * (MAX_TEXT_TOKENS + 1))
+    yield bad("an id below 0", "detokenize", "tokens", tokens=[-1])
+    for kind in ("images", "Chat", "", "k" * MAX_KIND_CHARS):
+        yield bad("a kind of later versions, or none", kind, "kind", "unsupported_parameter")
+    yield bad("a kind of too long a name", "k" * (MAX_KIND_CHARS + 1), "", "body_invalid") | {"spec": ["ENV-20"]}
+
+
+def _folded(data: bytes) -> str | list[Any]:
+    """As `spell`, with runs of one list item folded too."""
+    pieces: list[Any] = []
+    at = 0
+    for run in _RUNS.finditer(data):
+        item = next(group for group in run.groups() if group)
+        spelled = spell(data[at : run.start()])
+        pieces += spelled if isinstance(spelled, list) else [spelled]
+        pieces.append({"repeat": item.hex(), "times": len(run[0]) // len(item)})
+        at = run.end()
+    spelled = spell(data[at:])
+    return [*pieces, *(spelled if isinstance(spelled, list) else [spelled])] if pieces else spelled
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
