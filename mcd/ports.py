@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from mcd.api.events import AnswerEvent
-from mcd.api.request import ChatRequest
+from mcd.api.tasks import AnyRequest
 from mcd.ids import ModelDigest, PeerId
 from mcd.units import Seconds, UnixMs
 from mcd.wire.messages import EngineKeys
@@ -368,7 +368,7 @@ class RouteTerm(msgspec.Struct, frozen=True):
 class Entry(Protocol):
     """The entry side as the gateway sees it."""
 
-    def answer(self, request: ChatRequest) -> AbstractAsyncContextManager[AsyncIterator[AnswerEvent]]:
+    def answer(self, request: AnyRequest) -> AbstractAsyncContextManager[AsyncIterator[AnswerEvent]]:
         """Serve one request over the mesh; leaving the context early cancels it at the provider.
 
         Raises (on entering or iterating):

@@ -6,7 +6,7 @@ import msgspec
 
 from mcd.ids import PeerId
 from mcd.units import Seconds
-from mcd.wire.payload import Delta, Final
+from mcd.wire.payload import Delta, Final, Scores, Text, Tokens, Vectors
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -30,5 +30,6 @@ class Answering(msgspec.Struct, frozen=True):
     """SHA-256 of the GGUF that answers; becomes OpenAI's system_fingerprint. Empty when unknown."""
 
 
-AnswerEvent = Waiting | Answering | Delta | Final
-"""In order: Waiting*, Answering, Delta*, Final. A failure is raised as an `mcd.errors.McdError` instead."""
+AnswerEvent = Waiting | Answering | Delta | Vectors | Scores | Tokens | Text | Final
+"""In order: Waiting*, Answering, then Delta* of a chat or the parts of a task's results, Final. A failure is raised as
+an `mcd.errors.McdError` instead. A task's results begin anew with each Answering."""

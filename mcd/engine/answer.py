@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from mcd.engine import messages
 from mcd.engine.backend import Piece
 from mcd.engine.messages import CREDIT_CHUNKS, FailureCode, ToDaemon
+from mcd.engine.parts import PartPolicy
 from mcd.engine.seal import FlushPolicy, OpenedRequest, SealKeys
 from mcd.errors import LimitError, UserError
 from mcd.units import Seconds
-from mcd.wire.codec import encode_delta, encode_failure, encode_final
+from mcd.wire.codec import encode_delta, encode_failure, encode_final, encode_part
 from mcd.wire.messages import RefuseReason
-from mcd.wire.payload import MAX_ERROR_CHARS, Delta, Failure, Final, ToolCallDelta, Usage
+from mcd.wire.payload import MAX_ERROR_CHARS, Delta, Failure, Final, Part, ToolCallDelta, Usage
 
 MAX_GATHERED_PIECES = 512
 """Pieces gathered before they become a delta even if no flush is due; far below what a frame holds."""
@@ -56,8 +57,8 @@ class Answer:
     """A `backend.Sink` that seals. Owner: the worker."""
 
     __slots__ = (
-        "_credit", "_gathered", "_has_started", "_keys", "_policy", "_sealer", "_turn", "due_at", "id", "is_over",
-        "is_paused",
+        "_credit", "_gathered", "_has_started", "_keys", "_parts", "_policy", "_sealer", "_turn", "due_at", "id",
+        "is_over", "is_paused",
     )  # fmt: skip
 
     def __init__(self, id: int, opened: OpenedRequest, keys: SealKeys, turn: Turn) -> None:
@@ -70,6 +71,7 @@ class Answer:
         self._keys = keys
         self._turn = turn
         self._policy = FlushPolicy()
+        self._parts = PartPolicy()
         self._credit = CREDIT_CHUNKS
         self._gathered: list[Piece] = []
         self._has_started = False
@@ -94,10 +96,18 @@ class Answer:
         elif len(self._gathered) >= MAX_GATHERED_PIECES:
             self._to_policy()
 
+    def part(self, part: Part) -> None:
+        """Results of a task: what is there at a flush leaves together, as pieces do."""
+        self._parts.put(part)
+        if not self.is_paused:
+            self._seal_parts(self._parts.flush(self._turn.now))
+            self._set_due()
+
     def finished(self, finish_reasons: Sequence[str], usage: Usage) -> None:
         """Seal what is left, the end padding and the final frame."""
         self._to_policy()
         self._seal_all(self._policy.finish())
+        self._seal_parts(self._parts.finish())
         if self.is_over:
             return
         for frame in self._sealer.seal_end_padding():
@@ -131,6 +141,7 @@ class Answer:
             return
         self._to_policy()
         self._seal_all(self._policy.flush(self._turn.now))
+        self._seal_parts(self._parts.flush(self._turn.now))
         self._set_due()
 
     def add_credit(self, n_chunks: int) -> None:
@@ -152,17 +163,24 @@ class Answer:
 
     def _seal_all(self, deltas: list[Delta]) -> None:
         for delta in deltas:
-            if self.is_over:
-                return
-            try:
-                frame = self._sealer.seal_data(encode_delta(delta))
-            except LimitError:  # more text than one response may hold: the request is broken off, unpaid
-                self.broken(FailureCode.INTERNAL)
-                return
-            self._chunk(frame, len(delta.tokens))
+            self._seal(encode_delta(delta), len(delta.tokens))
+
+    def _seal_parts(self, parts: list[Part]) -> None:
+        for part in parts:
+            self._seal(encode_part(part), 0)
+
+    def _seal(self, plaintext: bytes, n_tokens: int) -> None:
+        if self.is_over:
+            return
+        try:
+            frame = self._sealer.seal_data(plaintext)
+        except LimitError:  # more than one response may hold: the request is broken off, unpaid
+            self.broken(FailureCode.INTERNAL)
+            return
+        self._chunk(frame, n_tokens)
 
     def _set_due(self) -> None:
-        self.due_at = self._policy.due_at
+        self.due_at = self._policy.due_at or self._parts.due_at
         if self.due_at is not None:
             self._turn.schedule(self)
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from mcd.api.request import ChatRequest
-from mcd.errors import McdError, UserError
+from mcd.api.tasks import CAPABILITIES, AnyRequest, TaskRequest
+from mcd.errors import McdError, UnsupportedError, UserError
 from mcd.wire.messages import RefuseReason
-from mcd.wire.payload import TokenLogprob, ToolCallDelta, Usage
+from mcd.wire.payload import Part, TokenLogprob, ToolCallDelta, Usage
 
 MAX_WAITING = 1024
 """Jobs waiting for a slot; the provider's admission keeps it far lower, this bounds memory should it not."""
@@ -47,6 +48,10 @@ class Sink(Protocol):
 
     def piece(self, piece: Piece) -> None:
         """One more output token, or text that was held back (token None)."""
+        ...
+
+    def part(self, part: Part) -> None:
+        """The next results of a task, in order."""
         ...
 
     def finished(self, finish_reasons: Sequence[str], usage: Usage) -> None:
@@ -98,6 +103,28 @@ class Job:
         return f"<Job {self.id}>"
 
 
+class Task:
+    """A request that generates nothing, parsed and checked, with the place for its answer. Repr shows no text."""
+
+    __slots__ = ("id", "request", "sink", "size_bytes")
+
+    def __init__(self, id: int, request: TaskRequest, sink: Sink, size_bytes: int = 0) -> None:
+        self.id = id
+        self.request = request
+        self.sink = sink
+        self.size_bytes = size_bytes
+
+    def __repr__(self) -> str:
+        """Show the id alone."""
+        return f"<Task {self.id}>"
+
+
+def not_done(request: AnyRequest, capabilities: Sequence[str]) -> UnsupportedError:
+    """What to say of a request that the model does not do.   [ENV-34]"""
+    does = ", ".join(capabilities) or "nothing that can be asked for"
+    return UnsupportedError(f"this model does {does}; it does not do {CAPABILITIES[type(request)]}", param="kind")
+
+
 class Facts:
     """What a loaded backend says about itself."""
 
@@ -139,6 +166,14 @@ class Backend(Protocol):
 
     def submit(self, job: Job) -> None:
         """Take a job: calls ``sink.started``, or ends it at once with failed or refused."""
+        ...
+
+    def submit_task(self, task: Task) -> None:
+        """Take a task; as `submit`.
+
+        Raises:
+            UserError: The model does not do it, or the request cannot be served as written.
+        """
         ...
 
     def step(self, now: float) -> None:

@@ -15,7 +15,7 @@ TOO_BIG = "not enough memory for this model and context; choose a smaller one"
 
 _WORDS = {
     FailureCode.MODEL_INVALID: f"llama.cpp cannot load the model: {BAD_FILE}",
-    FailureCode.MODEL_UNSUPPORTED: "this model does not generate text",
+    FailureCode.MODEL_UNSUPPORTED: "this model neither generates text nor embeds nor ranks, as far as we know it",
     FailureCode.OUT_OF_MEMORY: TOO_BIG,
     FailureCode.LIBRARY_MISMATCH: "the installed llama.cpp is not the one of llama-cpp-python 0.3.36; install it anew",
     FailureCode.LIBRARY_MISSING: "llama-cpp-python is not installed; run: make setup-serve",

@@ -36,8 +36,9 @@ from mcd.errors import McdError, RemoteProtocolError
 from mcd.ports import Clock, EngineRequest
 from mcd.units import Seconds
 
-QUEUE_FRAMES = CREDIT_CHUNKS + 256
-"""Frames of one request held for its consumer: the credit, and the end padding that credit does not hold back."""
+QUEUE_FRAMES = CREDIT_CHUNKS + 512
+"""Frames of one request held for its consumer: the credit, and what it does not hold back: the vectors of one flush
+(a whole response of them has 280 frames) and the end padding."""
 STUCK_S = 45.0
 """A worker reports each 5 s; its longest step, the smallest prefill at one token a second, takes 16 s and reports late
 once. A user whose provider's engine froze waits this long, because the daemon vouches for it meanwhile."""

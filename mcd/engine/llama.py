@@ -6,9 +6,11 @@ import platform
 from collections.abc import Sequence as Items
 
 from mcd.api.request import ChatRequest
-from mcd.engine import abi, crash, grammar, measure, sampler
-from mcd.engine.backend import MAX_WAITING, MAX_WAITING_BYTES, Facts, Job, StartError
+from mcd.api.tasks import DetokenizeRequest, TokenizeRequest
+from mcd.engine import crash, grammar, measure, sampler
+from mcd.engine.backend import MAX_WAITING, MAX_WAITING_BYTES, Facts, Job, Task, not_done
 from mcd.engine.chat import Template, no_template
+from mcd.engine.lexicon import Lexicon
 from mcd.engine.messages import EngineOptions, FailureCode
 from mcd.engine.model import Context, Model
 from mcd.engine.rendering import Rendering, TemplateError
@@ -27,17 +29,13 @@ class LlamaBackend:
 
     sealing = 0
 
-    def __init__(self, path: str, options: EngineOptions, rendering: Rendering) -> None:
-        """Load and measure; takes as long as reading the weights. Takes over the template process.
+    def __init__(self, model: Model, options: EngineOptions, rendering: Rendering) -> None:
+        """Allocate and measure. Takes over the model and the template process.
 
         Raises:
             StartError: For a reason that stays.
         """
-        lib = abi.load_library()
-        if options.gpu and not lib.llama_supports_gpu_offload():
-            raise StartError(FailureCode.NO_GPU)
-        n_gpu_layers = options.n_gpu_layers if options.gpu else 0
-        self._model = Model(lib, path, n_gpu_layers=n_gpu_layers, split=options.split)
+        self._model = model
         n_threads = measure.compute_threads(options.n_threads)
         budget_bytes = measure.kv_budget_bytes()
         self._context = Context(self._model, options, n_threads, budget_bytes)
@@ -46,8 +44,9 @@ class LlamaBackend:
         self._family = family_of(self._template.dialect if self._template else "")
         self._vocabulary = Vocabulary(self._model)
         self._scheduler = Scheduler(self._model, self._context, self._ended, budget_bytes)
-        self._rendered: dict[int, Job] = {}
-        """Jobs whose prompt is being written."""
+        self._lexicon = Lexicon(model)
+        self._rendered: dict[int, Job | Task] = {}
+        """Those whose prompt is being written."""
         self._active: dict[int, _Active] = {}
         self._waiting_bytes = 0
         self._now: Seconds = 0.0
@@ -69,7 +68,7 @@ class LlamaBackend:
 
     def load(self) -> tuple[int, int]:
         """(running, waiting) sequences."""
-        return self._scheduler.n_running, self._scheduler.n_waiting + len(self._rendered)
+        return self._scheduler.n_running, self._scheduler.n_waiting + len(self._rendered) + self._lexicon.n_open
 
     def submit(self, job: Job) -> None:
         """Have the template write the prompt; `step` goes on when it has.
@@ -77,14 +76,38 @@ class LlamaBackend:
         Raises:
             UserError: The request cannot be served as written.
         """
-        if self.load()[1] >= MAX_WAITING or self._waiting_bytes + job.size_bytes > MAX_WAITING_BYTES:
-            job.sink.refused(RefuseReason.BUSY)
+        if self._has_room(job):
+            self._render(job, job.request)
+
+    def submit_task(self, task: Task) -> None:
+        """Tokenise or detokenise, beside the decoding.
+
+        Raises:
+            UserError: The model does not do it, or the request cannot be served as written.
+        """
+        request = task.request
+        if not isinstance(request, TokenizeRequest | DetokenizeRequest):
+            raise not_done(request, self._facts.capabilities)
+        if not self._has_room(task):
             return
+        if isinstance(request, TokenizeRequest) and request.chat is not None:
+            self._render(task, request.chat)
+        else:
+            self._lexicon.add(task, request)
+
+    def _has_room(self, asked: Job | Task) -> bool:
+        """Whether one more may wait; refuses it if not."""
+        if self.load()[1] >= MAX_WAITING or self._waiting_bytes + asked.size_bytes > MAX_WAITING_BYTES:
+            asked.sink.refused(RefuseReason.BUSY)
+            return False
+        return True
+
+    def _render(self, asked: Job | Task, request: ChatRequest) -> None:
         if self._template is None:
             raise no_template()
-        self._rendering.submit(job.id, self._template.variables(job.request, with_tools=_offers_tools(job.request)))
-        self._rendered[job.id] = job
-        self._waiting_bytes += job.size_bytes
+        self._rendering.submit(asked.id, self._template.variables(request, with_tools=_offers_tools(request)))
+        self._rendered[asked.id] = asked
+        self._waiting_bytes += asked.size_bytes
 
     def _begin(self, job: Job, text: str) -> None:
         """Tokenise, check the size, queue one sequence a choice.
@@ -116,6 +139,7 @@ class LlamaBackend:
         written = self._rendering.take()
         if written is not None:
             self._written(*written)
+        self._lexicon.step()
         self._scheduler.step(now)
 
     def _written(self, job_id: int, prompt: str | UserError) -> None:
@@ -124,6 +148,10 @@ class LlamaBackend:
             return
         if isinstance(prompt, UserError):
             self._fail(job, prompt)
+            return
+        if isinstance(job, Task):
+            self._waiting_bytes -= job.size_bytes
+            self._lexicon.add_prompt(job, lambda: self._prompt(prompt)[0])
             return
         try:
             self._begin(job, prompt)
@@ -135,7 +163,7 @@ class LlamaBackend:
             self.cancel(job_id)
             job.sink.broken(FailureCode.INTERNAL)
 
-    def _fail(self, job: Job, error: UserError) -> None:
+    def _fail(self, job: Job | Task, error: UserError) -> None:
         self._waiting_bytes -= job.size_bytes
         job.sink.failed(error)
 
@@ -144,11 +172,12 @@ class LlamaBackend:
         return self._scheduler.wait_s(now)
 
     def wakers(self) -> Items[int]:
-        """The template process; decoding is done in `step`."""
-        return (self._rendering.fileno(),)
+        """The template process and the lexicon; decoding is done in `step`."""
+        return (self._rendering.fileno(), self._lexicon.waker())
 
     def cancel(self, job_id: int) -> None:
         """Free the job's slots."""
+        self._lexicon.cancel(job_id)
         job = self._rendered.pop(job_id, None)
         if job is not None:
             self._waiting_bytes -= job.size_bytes
@@ -165,6 +194,7 @@ class LlamaBackend:
     def close(self) -> None:
         """Free the model; end the template process."""
         self._rendering.close()
+        self._lexicon.close()
         self._context.close()
         self._model.close()
 
@@ -244,8 +274,8 @@ class LlamaBackend:
 
     def _capabilities(self) -> tuple[str, ...]:
         if self._template is None:
-            return ()
-        return ("chat", "json-schema", "tools")  # a template that shows none has them described
+            return ("tokenize",)
+        return ("chat", "json-schema", "tools", "tokenize")  # a template that shows none has them described
 
 
 class _Active:

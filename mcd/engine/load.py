@@ -66,12 +66,35 @@ def _open(hello: Hello, options: EngineOptions, rendering: Rendering | None) -> 
     if hello.backend == "llama":
         if rendering is None:
             raise StartError(FailureCode.OUT_OF_MEMORY)
-        from mcd.engine.llama import LlamaBackend
-
-        return LlamaBackend(hello.source, options, rendering)
+        return open_llama(hello.source, options, rendering)
     from mcd.engine.openai import OpenAIBackend
 
     return OpenAIBackend(hello.source, options)
+
+
+def open_llama(path: str, options: EngineOptions, rendering: Rendering) -> Backend:
+    """Load a GGUF behind the backend that suits it; takes as long as reading the weights.
+
+    Raises:
+        StartError: For a reason that stays.
+    """
+    from mcd.engine import abi
+    from mcd.engine.model import Model
+    from mcd.engine.roles import role_of
+
+    lib = abi.load_library()
+    if options.gpu and not lib.llama_supports_gpu_offload():
+        raise StartError(FailureCode.NO_GPU)
+    model = Model(lib, path, n_gpu_layers=options.n_gpu_layers if options.gpu else 0, split=options.split)
+    role = role_of(model)
+    if role is not None:
+        from mcd.engine.embed import EmbedBackend
+
+        rendering.close()  # it answers no chats
+        return EmbedBackend(model, role, options)
+    from mcd.engine.llama import LlamaBackend
+
+    return LlamaBackend(model, options, rendering)
 
 
 def _scripted(source: str, options: EngineOptions) -> Backend:

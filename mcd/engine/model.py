@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 from mcd.engine import abi
+from mcd.engine.aside import deep
 from mcd.engine.backend import StartError
 from mcd.engine.messages import EngineOptions, FailureCode
 from mcd.engine.slots import Cuts
@@ -21,6 +23,8 @@ MAX_SLOTS = 255
 MAX_VALUE_BYTES = 4 * 1024 * 1024
 """Longest metadata value read back; chat templates have up to 100 kB."""
 MAX_PIECE_BYTES = 512
+MAX_SHALLOW_BYTES = 8192
+"""Longer texts are tokenised on a stack of their own size."""
 
 SAMPLING_DEFAULTS = {"temp": 0.8, "top_k": 40.0, "top_p": 0.95, "min_p": 0.05}
 """llama.cpp's, for members the client and the model (general.sampling.*) leave open."""
@@ -48,7 +52,7 @@ class Model:
             raise StartError(FailureCode.OUT_OF_MEMORY if is_full else FailureCode.MODEL_INVALID)
         self.vocab = lib.llama_model_get_vocab(self.handle)
         self.n_vocab: int = lib.llama_vocab_n_tokens(self.vocab)
-        if self.n_vocab <= 0 or not lib.llama_model_has_decoder(self.handle):
+        if self.n_vocab <= 0:
             raise StartError(FailureCode.MODEL_UNSUPPORTED)
         self.n_ctx_train: int = lib.llama_model_n_ctx_train(self.handle)
         self.cuts = Cuts(
@@ -56,6 +60,7 @@ class Model:
             is_recurrent=lib.llama_model_is_recurrent(self.handle) or lib.llama_model_is_hybrid(self.handle),
         )
         """Where a sequence's memory can be shortened or copied."""
+        self._has_word_pieces = lib.llama_vocab_type(self.vocab) == lib.LLAMA_VOCAB_TYPE_WPM
         self._piece_buffer = ctypes.create_string_buffer(MAX_PIECE_BYTES)
 
     def metadata(self, key: str) -> str | None:
@@ -80,6 +85,11 @@ class Model:
         text = self.lib.llama_model_chat_template(self.handle, None)
         return text.decode("utf-8", "replace") if text else ""
 
+    def rerank_template(self) -> str:
+        """How it wants a query and a document, with ``{query}`` and ``{document}``; empty when it does not say."""
+        text = self.lib.llama_model_chat_template(self.handle, b"rerank")
+        return text.decode("utf-8", "replace") if text else ""
+
     def kv_bytes_per_token(self) -> int:
         """KV memory of one cell at f16, an upper estimate for architectures with smaller heads."""
         n_head = max(1, self.lib.llama_model_n_head(self.handle))
@@ -88,7 +98,12 @@ class Model:
         return int(self.lib.llama_model_n_layer(self.handle) * width * 2 * 2)
 
     def tokenize(self, text: bytes, *, add_special: bool, parse_special: bool = True) -> list[int]:
-        """Text to token ids."""
+        """Text to token ids. May be called from any thread."""
+        if len(text) > MAX_SHALLOW_BYTES:
+            return deep(lambda: self._tokenize(text, add_special, parse_special), len(text))
+        return self._tokenize(text, add_special, parse_special)
+
+    def _tokenize(self, text: bytes, add_special: bool, parse_special: bool) -> list[int]:
         size = len(text) + 8
         buffer = (ctypes.c_int32 * size)()
         n_tokens = self.lib.llama_tokenize(self.vocab, text, len(text), buffer, size, add_special, parse_special)
@@ -97,6 +112,19 @@ class Model:
             buffer = (ctypes.c_int32 * size)()
             n_tokens = self.lib.llama_tokenize(self.vocab, text, len(text), buffer, size, add_special, parse_special)
         return buffer[:n_tokens]
+
+    def detokenize(self, tokens: Sequence[int]) -> bytes:
+        """Token ids to text, special tokens written out."""
+        n_tokens = len(tokens)
+        ids = (ctypes.c_int32 * n_tokens)(*tokens)
+        size = 16 * n_tokens + 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            n_bytes = self.lib.llama_detokenize(self.vocab, ids, n_tokens, buffer, size, False, True)
+            if n_bytes >= 0:
+                text = buffer.raw[:n_bytes]
+                return text.removeprefix(b" ") if self._has_word_pieces else text  # each word there has its space
+            size = -n_bytes
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes of one token."""

@@ -15,7 +15,7 @@ import msgspec
 
 from mcd.api.request import ChatMessage, ChatRequest
 from mcd.engine import upstream
-from mcd.engine.backend import MAX_WAITING, MAX_WAITING_BYTES, Facts, Job, Piece, StartError
+from mcd.engine.backend import MAX_WAITING, MAX_WAITING_BYTES, Facts, Job, Piece, StartError, Task, not_done
 from mcd.engine.messages import EngineOptions, FailureCode
 from mcd.engine.upstream import UpstreamCall
 from mcd.errors import InvalidRequestError
@@ -80,6 +80,14 @@ class OpenAIBackend:
         self._waiting.append(job)
         self._waiting_bytes += job.size_bytes
         self._admit()
+
+    def submit_task(self, task: Task) -> None:
+        """Refuse: only chats are answered here.
+
+        Raises:
+            UnsupportedError: Always.
+        """
+        raise not_done(task.request, self.facts().capabilities)
 
     def step(self, now: Seconds) -> None:
         """Pass on what the threads have read."""

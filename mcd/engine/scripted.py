@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from mcd.api.request import ChatRequest
 from mcd.engine import script
-from mcd.engine.backend import MAX_WAITING, MAX_WAITING_BYTES, Facts, Job, Piece
+from mcd.engine.backend import MAX_WAITING, MAX_WAITING_BYTES, Facts, Job, Piece, Task, not_done
 from mcd.engine.messages import FailureCode
 from mcd.engine.script import Rule, Script
 from mcd.engine.text import TextStream
@@ -76,6 +76,14 @@ class ScriptedBackend:
         job.sink.started(show.n_prompt_tokens)
         self._waiting.append(show)
         self._waiting_bytes += job.size_bytes
+
+    def submit_task(self, task: Task) -> None:
+        """Refuse: only chats are answered here.
+
+        Raises:
+            UnsupportedError: Always.
+        """
+        raise not_done(task.request, self.facts().capabilities)
 
     def step(self, now: float) -> None:
         """Start those who wait, play every token that is due."""

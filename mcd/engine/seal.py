@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -196,21 +197,40 @@ class SealKeys:
 # --- when frames leave -------------------------------------------------------------------------------------------
 
 
-class FlushPolicy:
-    """Lets the first token go at once, then gathers deltas and lets them go every 100 ms.   [ENV-23]
+D = TypeVar("D")
 
-    Owner: one request of the worker. Each returned delta becomes one data frame.
+
+class Paced(Generic[D]):
+    """Lets what is gathered go at once the first time, then every 100 ms.   [ENV-23]
+
+    Owner: one request of the worker. Each item returned becomes one data frame.
     """
 
     def __init__(self, interval_s: Seconds = FLUSH_INTERVAL_S) -> None:
         self._interval_s = interval_s
         self._next_at: Seconds | None = None
-        self._pending: list[Delta] = []
+        self._pending: list[D] = []
 
     @property
     def due_at(self) -> Seconds | None:
         """When `flush` will have something; None while nothing is pending."""
         return self._next_at if self._pending else None
+
+    def flush(self, now: Seconds) -> list[D]:
+        """Return what is due now; call at `due_at`."""
+        if not self._pending or (self._next_at is not None and now < self._next_at):
+            return []
+        self._next_at = now + self._interval_s
+        return self.finish()
+
+    def finish(self) -> list[D]:
+        """Return everything pending: the answer is over."""
+        pending, self._pending = self._pending, []
+        return pending
+
+
+class FlushPolicy(Paced[Delta]):
+    """When the deltas of a chat leave, and which of them together."""
 
     def add(self, delta: Delta, now: Seconds) -> list[Delta]:
         """Take a delta; return what leaves now."""
@@ -220,18 +240,6 @@ class FlushPolicy:
         else:
             self._pending.append(delta)
         return self.flush(now)
-
-    def flush(self, now: Seconds) -> list[Delta]:
-        """Return what is due now; call at `due_at`."""
-        if not self._pending or (self._next_at is not None and now < self._next_at):
-            return []
-        self._next_at = now + self._interval_s
-        return self.finish()
-
-    def finish(self) -> list[Delta]:
-        """Return everything pending: the answer is over."""
-        pending, self._pending = self._pending, []
-        return pending
 
 
 def _size(delta: Delta) -> int:

@@ -12,10 +12,11 @@ import sys
 import time
 from typing import TypeVar
 
-from mcd.api.chat import decode_canonical
+from mcd.api.request import ChatRequest
+from mcd.api.tasks import decode_request
 from mcd.engine import crash, load, messages
 from mcd.engine.answer import Answer, Turn
-from mcd.engine.backend import Backend, Job, StartError
+from mcd.engine.backend import Backend, Job, StartError, Task
 from mcd.engine.link import LinkClosedError, WorkerLink
 from mcd.engine.messages import (
     Cancel,
@@ -29,7 +30,7 @@ from mcd.engine.messages import (
     ToWorker,
 )
 from mcd.engine.seal import OpenedRequest, SealKeys
-from mcd.errors import EnvelopeError, InvalidRequestError, RefusedError, UnsupportedError, UserError
+from mcd.errors import EnvelopeError, InvalidRequestError, RefusedError, UserError
 from mcd.units import Seconds
 
 MAX_SLEEP_S = 5.0
@@ -155,7 +156,7 @@ class Worker:
         answer = Answer(frame.id, opened, self._keys, self._turn)
         self._answers[frame.id] = answer
         try:
-            self._backend.submit(_job(frame, opened, answer))
+            self._begin(frame, opened, answer)
         except UserError as error:
             answer.failed(error)
         except Exception as error:  # noqa: BLE001 - a request that finds a bug of ours must not end all the others
@@ -164,23 +165,27 @@ class Worker:
                 self._backend.cancel(frame.id)
                 answer.broken(FailureCode.INTERNAL)
 
-
-def _job(frame: Submit, opened: OpenedRequest, answer: Answer) -> Job:
-    body = opened.body
-    if body.kind != "chat":
-        raise UnsupportedError("this engine answers chat requests only", param="kind")
-    if len(body.resume) != frame.resume_from:
-        raise InvalidRequestError("resume_from is not the number of tokens sent along", param="resume")
-    raw = bytes(body.request)
-    return Job(
-        frame.id,
-        decode_canonical(raw),
-        answer,
-        resume=body.resume,
-        cache_salt=body.cache_salt,
-        max_output_tokens=frame.max_output_tokens,
-        size_bytes=len(raw),
-    )
+    def _begin(self, frame: Submit, opened: OpenedRequest, answer: Answer) -> None:
+        body = opened.body
+        raw = bytes(body.request)
+        request = decode_request(body.kind, raw)
+        if len(body.resume) != frame.resume_from:
+            raise InvalidRequestError("resume_from is not the number of tokens sent along", param="resume")
+        if not isinstance(request, ChatRequest):
+            if body.resume:
+                raise InvalidRequestError("only a chat can be resumed", param="resume")
+            self._backend.submit_task(Task(frame.id, request, answer, len(raw)))
+            return
+        job = Job(
+            frame.id,
+            request,
+            answer,
+            resume=body.resume,
+            cache_salt=body.cache_salt,
+            max_output_tokens=frame.max_output_tokens,
+            size_bytes=len(raw),
+        )
+        self._backend.submit(job)
 
 
 def _unix_ms() -> int:

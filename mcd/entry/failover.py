@@ -11,13 +11,14 @@ import trio
 
 from mcd.api.events import AnswerEvent, Answering, Waiting
 from mcd.api.request import ChatRequest
+from mcd.api.tasks import AnyRequest
 from mcd.entry.router import Router, Trial, want_of
 from mcd.entry.session import Asked, Session
 from mcd.errors import McdError, ModelNotFoundError, UserError
 from mcd.ids import ModelDigest, PeerId
 from mcd.log import Log
 from mcd.routing.plan import Candidate, Want
-from mcd.wire.payload import Delta, Final, Usage
+from mcd.wire.payload import Delta, Final, Scores, Text, Tokens, Usage, Vectors
 
 MAX_ATTEMPTS = 4
 """Providers tried for one request. Each failed one costs its user waiting time; a fifth rarely helps."""
@@ -42,7 +43,7 @@ class Answered:
 class _Progress:
     """How far one request has come. Owner: its `Failover.answer`."""
 
-    def __init__(self, request: ChatRequest) -> None:
+    def __init__(self, request: AnyRequest) -> None:
         self.request = request
         self.tokens: list[int] = []
         self.tried: set[PeerId] = set()
@@ -74,13 +75,15 @@ class _Progress:
     @property
     def is_at_limit(self) -> bool:
         """Nothing is left to ask for."""
-        limit = self.request.max_tokens
-        return limit is not None and self.request.n == 1 and len(self.tokens) >= limit
+        request = self.request
+        if not isinstance(request, ChatRequest) or request.max_tokens is None:
+            return False
+        return request.n == 1 and len(self.tokens) >= request.max_tokens
 
     @property
     def may_continue(self) -> bool:
-        """Several choices cannot be resumed: their tokens are interleaved."""
-        return not self.has_begun or self.request.n == 1
+        """Several choices cannot be resumed: their tokens are interleaved. A task begins anew."""
+        return not self.has_begun or (isinstance(self.request, ChatRequest) and self.request.n == 1)
 
 
 class Failover:
@@ -97,7 +100,7 @@ class Failover:
         """Providers share prefix caches only within it: nobody else can time what we asked before."""
 
     @asynccontextmanager
-    async def answer(self, request: ChatRequest) -> AsyncIterator[AsyncIterator[AnswerEvent]]:
+    async def answer(self, request: AnyRequest) -> AsyncIterator[AsyncIterator[AnswerEvent]]:
         """See `ports.Entry.answer`."""
         self.answered.n_requests += 1
         async with aclosing(self._stream(request)) as events:
@@ -107,7 +110,7 @@ class Failover:
                 self.answered.n_failed += 1
                 raise
 
-    async def _stream(self, request: ChatRequest) -> AsyncGenerator[AnswerEvent, None]:
+    async def _stream(self, request: AnyRequest) -> AsyncGenerator[AnswerEvent, None]:
         progress = _Progress(request)
         failure: McdError | None = None
         yield Waiting(0.0)
@@ -188,6 +191,8 @@ class Failover:
                 trial.prompt_counted(event.n_prompt_tokens)
             case Delta():
                 trial.tokens_came(len(event.tokens))
+            case Vectors() | Scores() | Tokens() | Text():
+                trial.results_came()
             case Final():
                 self.answered.n_prompt_tokens += event.usage.n_prompt_tokens
                 self.answered.n_output_tokens += event.usage.n_output_tokens + n_resumed

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 from mcd.api.request import ChatRequest
+from mcd.api.tasks import CAPABILITIES, AnyRequest, EmbeddingsRequest, RerankRequest, TaskRequest
 from mcd.errors import McdError, RefusedError
 from mcd.ids import PeerId
 from mcd.ports import Clock, Mesh, RouteTerm
@@ -72,6 +73,10 @@ class Trial:
             ttft_s = self._first_at - self._sent_at
             self._router.first_token(self.candidate, self._n_prompt_tokens, ttft_s, self._queue_s)
         self._n_tokens += n_tokens
+
+    def results_came(self) -> None:
+        """A task moved on. Its times teach nothing: results come when the engine's batches suit many requests."""
+        self._has_moved = True
 
     def handed_on(self) -> None:
         """An event went to our user; until `listening`, silence is not the provider's."""
@@ -168,10 +173,12 @@ class Router:
         return [_term(rank, candidate) for rank, candidate in enumerate(ranked, start=1)]
 
 
-def want_of(request: ChatRequest) -> Want:
+def want_of(request: AnyRequest) -> Want:
     """What a request needs; sizes are estimates from its characters."""
+    needs = {CAPABILITIES[type(request)]}
+    if not isinstance(request, ChatRequest):
+        return Want(request.model, 1 + _n_task_tokens(request), 0, frozenset(needs))
     n_chars = sum(len(message.content or "") for message in request.messages)
-    needs: set[str] = set()
     if request.tools and request.tool_choice != "none":
         needs.add("tools")
     if request.response_format.type == "json_schema":
@@ -182,6 +189,17 @@ def want_of(request: ChatRequest) -> Want:
         n_output_tokens=(request.max_tokens or EXPECTED_OUTPUT_TOKENS) * request.n,
         capabilities=frozenset(needs),
     )
+
+
+def _n_task_tokens(request: TaskRequest) -> int:
+    """Of what the model computes: nothing for a text that is only split."""
+    match request:
+        case EmbeddingsRequest():
+            return sum(len(v) // (CHARS_PER_TOKEN if isinstance(v, str) else 1) for v in request.inputs)
+        case RerankRequest():
+            return sum(len(request.query) + len(text) for text in request.documents) // CHARS_PER_TOKEN
+        case _:
+            return 0
 
 
 def _term(rank: int, candidate: Candidate) -> RouteTerm:

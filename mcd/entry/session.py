@@ -11,12 +11,13 @@ from collections.abc import AsyncGenerator
 
 import msgspec
 
-from mcd.api.chat import encode_canonical
 from mcd.api.events import AnswerEvent, Answering
 from mcd.api.events import Waiting as WaitingForProvider
 from mcd.api.request import ChatRequest
+from mcd.api.tasks import KINDS, AnyRequest, encode_request
 from mcd.conversation import Conversation
 from mcd.entry.keyring import Keyring
+from mcd.entry.results import Results
 from mcd.errors import (
     ContextLengthError,
     InvalidRequestError,
@@ -62,11 +63,13 @@ from mcd.wire.messages import (
     RefuseReason,
     Request,
 )
-from mcd.wire.payload import Body, Delta, Failure, Final
+from mcd.wire.payload import Body, Delta, Failure, Final, Part
 from mcd.wire.signing import check_receipt
 
 REQUEST_TTL_MS = 120_000
 """How long the sealed request may wait before it begins; the engine's clock window is as wide."""
+TASK_OUTPUT_TOKENS = 1
+"""Limit of a task, which has none: 0 would mean up to the context, and admission would expect a long answer."""
 _USER_FAULTS: dict[str, type[UserError]] = {
     fault.code: fault for fault in (InvalidRequestError, ContextLengthError, UnsupportedError)
 }
@@ -75,7 +78,7 @@ _USER_FAULTS: dict[str, type[UserError]] = {
 class Asked(msgspec.Struct, frozen=True):
     """What is asked of a provider: the whole request, or the rest of one that another provider began."""
 
-    request: ChatRequest
+    request: AnyRequest
     resume: tuple[int, ...] = ()
     """Output token ids received so far."""
     cache_salt: str = ""
@@ -99,25 +102,31 @@ class Session:
             PeerError: This provider failed or refused; another may be tried.
         """
         config = await self._keyring.config(candidate)
+        request = asked.request
         body = encode_body(
-            Body(request=msgspec.Raw(encode_canonical(asked.request)), resume=asked.resume, cache_salt=asked.cache_salt)
+            Body(
+                kind=KINDS[type(request)],
+                request=msgspec.Raw(encode_request(request)),
+                resume=asked.resume,
+                cache_salt=asked.cache_salt,
+            )
         )
         terms = Terms(
             request_id=os.urandom(16),
             model_digest=candidate.model.digest,
             issued_ms=self._clock.unix_ms(),
             ttl_ms=REQUEST_TTL_MS,
-            flags=FLAG_STREAM if asked.request.stream else 0,
+            flags=FLAG_STREAM if isinstance(request, ChatRequest) and request.stream else 0,
         )
         try:
             header, sealed, opener = seal_request(body, config, terms)
         except LimitError as problem:  # the gateway bounds the client's JSON; ours around it may tip it over
             raise TooLargeError(f"the request is too large to be sealed: {problem.message}") from problem
-        limit = (asked.request.max_tokens or 0) * asked.request.n
-        request = Request(header, sealed, min(limit, MAX_OUTPUT_TOKENS), resume_from=len(asked.resume))
+        message = Request(header, sealed, _output_limit(request), resume_from=len(asked.resume))
         talk = Conversation(Role.ENTRY, self._clock)
-        await self._open(talk, candidate, request)
-        answer = _Answer(candidate, opener, config.engine_key)
+        await self._open(talk, candidate, message)
+        results = None if isinstance(request, ChatRequest) else Results(request)
+        answer = _Answer(candidate, opener, config.engine_key, results)
         try:
             while not answer.is_complete:
                 batch: list[AnswerEvent] = []
@@ -153,10 +162,18 @@ class Session:
         raise PeerTimeoutError("the provider did not take the request in time")
 
 
+def _output_limit(request: AnyRequest) -> int:
+    if not isinstance(request, ChatRequest):
+        return TASK_OUTPUT_TOKENS
+    return min((request.max_tokens or 0) * request.n, MAX_OUTPUT_TOKENS)
+
+
 class _Answer:
     """Turns one exchange's events into the answer's, checking all that can be checked. Owner: one attempt."""
 
-    def __init__(self, candidate: Candidate, opener: Opener, engine_key: bytes) -> None:
+    def __init__(self, candidate: Candidate, opener: Opener, engine_key: bytes, results: Results | None) -> None:
+        self._results = results
+        """Of a task; None for a chat."""
         self._candidate = candidate
         self._opener = opener
         self._engine_key = engine_key
@@ -190,12 +207,16 @@ class _Answer:
             model_digest=model.digest,
         )
 
-    def _chunk(self, message: Chunk) -> tuple[Delta, ...]:
+    def _chunk(self, message: Chunk) -> tuple[Delta | Part, ...]:
         frame = self._opener.open_frame(message.frame)
         if not isinstance(frame, DataFrame):
             raise RemoteProtocolError("the provider ended its answer without saying so in the clear")
         if not frame.plaintext:
             return ()
+        if self._results is not None:
+            if message.n_tokens:
+                raise RemoteProtocolError("the provider counts output tokens where there are none")
+            return (self._results.take(frame.plaintext),)
         delta = decode_delta(frame.plaintext)
         if len(delta.tokens) != message.n_tokens:
             raise RemoteProtocolError("the provider counts other tokens than it delivers")
@@ -216,6 +237,8 @@ class _Answer:
             raise RemoteProtocolError("the receipt states another answer than the one delivered")
         if final.usage.n_output_tokens != self._n_tokens or final.usage.n_prompt_tokens != receipt.n_prompt_tokens:
             raise RemoteProtocolError("the usage counts other tokens than were delivered")
+        if self._results is not None:
+            self._results.check_complete()
         self.is_complete = True
         return final
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from mcd.api.events import AnswerEvent
-from mcd.api.request import ChatRequest
+from mcd.api.tasks import AnyRequest
 from mcd.entry.failover import Failover
 from mcd.entry.router import Router
 from mcd.ids import ModelDigest, PeerId
@@ -27,7 +27,7 @@ class MeshEntry:
         self._mesh = mesh
         self._clock = clock
 
-    def answer(self, request: ChatRequest) -> AbstractAsyncContextManager[AsyncIterator[AnswerEvent]]:
+    def answer(self, request: AnyRequest) -> AbstractAsyncContextManager[AsyncIterator[AnswerEvent]]:
         """See ports.Entry.answer."""
         return self._failover.answer(request)
 

@@ -30,6 +30,7 @@ from mcd.gateway.completions import Completions
 from mcd.gateway.guard import Guard, check_json
 from mcd.gateway.metrics import Metrics
 from mcd.gateway.server import BODY_TIMEOUT_S, HttpServer, json_response
+from mcd.gateway.tasks import Tasks
 from mcd.log import Log
 from mcd.ports import DaemonStatus, Entry
 from mcd.wire.messages import MAX_BODY_BYTES
@@ -73,7 +74,14 @@ class Gateway:
             "/status": self._show_status,
             "/metrics": self._show_metrics,
         }
-        self._posts: dict[str, _Post] = {"/chat/completions": self._completions.answer}
+        tasks = Tasks(bridge, metrics, log)
+        self._posts: dict[str, _Post] = {
+            "/chat/completions": self._completions.answer,
+            "/embeddings": tasks.embeddings,
+            "/rerank": tasks.rerank,
+            "/tokenize": tasks.tokenize,
+            "/detokenize": tasks.detokenize,
+        }
 
     async def listen(self, host: str, port: int) -> str:
         """Serve on TCP and return HOST:PORT as clients may write it; port 0 lets the kernel choose.
@@ -137,7 +145,9 @@ class Gateway:
         if get is None and path.startswith("/models/"):
             get = self._model
         if get is None:
-            raise UnknownUrlError("there is no such endpoint; this peer serves /v1/chat/completions and /v1/models")
+            raise UnknownUrlError(
+                "there is no such endpoint; this peer serves /v1/chat/completions, /v1/embeddings and /v1/models"
+            )
         _allow(request, "GET", "HEAD")
         return get(request)
 

@@ -20,7 +20,7 @@ import outcome
 import trio
 
 from mcd.api.events import AnswerEvent, Waiting
-from mcd.api.request import ChatRequest
+from mcd.api.tasks import AnyRequest
 from mcd.errors import LocalError, McdError, NoProviderError
 from mcd.ports import Entry
 from mcd.units import Seconds
@@ -132,7 +132,7 @@ class Answer:
 
     # --- trio's side -----------------------------------------------------------------------------------------
 
-    async def carry(self, entry: Entry, request: ChatRequest, on_bug: Callable[[str], None]) -> None:
+    async def carry(self, entry: Entry, request: AnyRequest, on_bug: Callable[[str], None]) -> None:
         """Run the request and put its events; never raises but for cancellation from outside.
 
         ``on_bug`` is told the class of an exception that should not be: its message may quote user text.
@@ -203,7 +203,7 @@ class Bridge:
             finally:
                 self._nursery = None
 
-    def open(self, request: ChatRequest) -> Answer:
+    def open(self, request: AnyRequest) -> Answer:
         """Start a request from asyncio's side; leave the returned context to cancel it.
 
         Raises:
@@ -227,7 +227,7 @@ class Bridge:
         """A snapshot for status and metrics."""
         return BridgeStats(len(self._open), sum(answer.n_queued for answer in self._open))
 
-    async def _carry(self, answer: Answer, request: ChatRequest) -> None:
+    async def _carry(self, answer: Answer, request: AnyRequest) -> None:
         try:
             await answer.carry(self._entry, request, self._on_bug)
         finally:

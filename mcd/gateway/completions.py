@@ -134,9 +134,8 @@ class _Meter:
                     self._finish(event)
 
     def headers(self) -> dict[str, str]:
-        """Who answers with what, as far as it is known; foreign text never reaches a header unchecked."""
-        known = {"x-mcd-peer": self.peer_id or "", "x-mcd-model": self._model}
-        return {name: value for name, value in known.items() if _HEADER_VALUE.fullmatch(value)}
+        """Who answers with what, as far as it is known."""
+        return who_answered(self.peer_id or "", self._model)
 
     def _first_token(self) -> None:
         if self.ttft_s is None:
@@ -217,6 +216,12 @@ class _Stream:
         """Whether the client has taken everything so far."""
         transport = self._http.transport
         return transport is not None and transport.get_write_buffer_size() == 0
+
+
+def who_answered(peer_id: str, model: str) -> dict[str, str]:
+    """Write the headers that say so; foreign text never reaches a header unchecked."""
+    known = {"x-mcd-peer": peer_id, "x-mcd-model": model}
+    return {name: value for name, value in known.items() if _HEADER_VALUE.fullmatch(value)}
 
 
 def _completion_id() -> str:

@@ -64,6 +64,7 @@ class Metrics:
         """Of those, ended by the client leaving."""
         self._responses: Counter[tuple[str, int]] = Counter()
         self._errors: Counter[str] = Counter()
+        self._tasks: Counter[tuple[str, str]] = Counter()
         self._ttft = Histogram("gen_ai_server_time_to_first_token_seconds", "Request to first token.", _TTFT_S)
         self._duration = Histogram("gen_ai_server_request_duration_seconds", "Request to last token.", _DURATION_S)
         self._per_token = Histogram(
@@ -81,6 +82,10 @@ class Metrics:
         """Count one chat error by its code; ``is_ours`` tells it from the caller's fault."""
         self._errors[code] += 1
         self.n_failed += is_ours
+
+    def task_ended(self, kind: str, outcome: str) -> None:
+        """Count one request of a kind that generates nothing, by its error code or ``ok`` or ``cancelled``."""
+        self._tasks[kind, outcome] += 1
 
     def first_token(self, ttft_s: Seconds) -> None:
         """Count the time to one answer's first token."""
@@ -111,6 +116,11 @@ class Metrics:
         yield from _series("mcd_chat_cancelled_total", "counter", [("", self.n_cancelled)])
         errors = [(f'{{error_type="{code}"}}', n) for code, n in sorted(self._errors.items())]
         yield from _series("mcd_chat_errors_total", "counter", errors)
+        tasks = [
+            (f'{{gen_ai_operation_name="{kind}",outcome="{outcome}"}}', n)
+            for (kind, outcome), n in sorted(self._tasks.items())
+        ]
+        yield from _series("mcd_task_requests_total", "counter", tasks)
         responses = [
             (f'{{http_route="{route}",http_response_status_code="{status}"}}', n)
             for (route, status), n in sorted(self._responses.items())

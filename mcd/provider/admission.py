@@ -141,6 +141,8 @@ class Admission:
         if self._service_s is not None:
             return self._service_s
         n_output_tokens = min(ask.max_output_tokens or TYPICAL_OUTPUT_TOKENS, TYPICAL_OUTPUT_TOKENS)
+        if not generates(status):
+            n_output_tokens = 0
         prefill_s = ask.n_sealed_bytes / BYTES_PER_TOKEN / max(MIN_TOKENS_PER_S, status.prefill_tokens_per_s)
         return prefill_s + n_output_tokens / max(MIN_TOKENS_PER_S, status.output_tokens_per_s)
 
@@ -151,9 +153,16 @@ class Admission:
 
 def is_too_large(status: EngineStatus, ask: Ask) -> bool:
     """Whether no tokenizer could fit this into the model's context. The engine judges the real count."""
+    if not generates(status):
+        return False  # a request holds many texts, each of which may fill the context
     max_bytes = BODY_ALLOWANCE_BYTES + MAX_BYTES_PER_TOKEN * status.n_ctx
     max_tokens = MAX_CHOICES * status.n_ctx  # the limit covers all choices of a request
     return ask.n_sealed_bytes > max_bytes or max(ask.max_output_tokens, ask.resume_from) > max_tokens
+
+
+def generates(status: EngineStatus) -> bool:
+    """Whether the model answers with tokens of its own; while it is not loaded nobody knows, and most do."""
+    return not status.capabilities or "chat" in status.capabilities
 
 
 def _retry_loading_s(status: EngineStatus) -> Seconds:

@@ -26,6 +26,8 @@ MAX_CANDIDATES = 64
 """Longest plan; nobody tries more, and the prediction of each costs 5 us."""
 FAILING = 0.5
 """Fraction of failed exchanges from which a provider no longer speaks for its file."""
+MAX_SUGGESTED = 5
+"""Other models named where one does not do what is asked."""
 DEFAULT_RETRY_S = 2.0
 """When nothing is known about when a provider will be usable again."""
 
@@ -152,9 +154,26 @@ def _groups(snapshot: Snapshot, want: Want, health: Health, now: Seconds) -> lis
         raise ModelNotFoundError("no peer offers this model; `mcd models` lists what is served now", param="model")
     capable = tuple(offer for offer in offers if want.capabilities <= set(offer.model.capabilities))
     if not capable:
-        missing = sorted(want.capabilities - {name for offer in offers for name in offer.model.capabilities})
-        raise UnsupportedError(f"no provider of this model offers {', '.join(missing) or 'all of that together'}")
+        raise _incapable(snapshot, want, offers)
     return [tuple(offer for offer in capable if offer.model.digest == digest) for digest in digests]
+
+
+def _incapable(snapshot: Snapshot, want: Want, offers: tuple[Offer, ...]) -> UnsupportedError:
+    """Say what the model does, and who does what was asked."""
+    does = {name for offer in offers for name in offer.model.capabilities}
+    missing = ", ".join(sorted(want.capabilities - does)) or "all of that at one provider"
+    others = sorted(
+        alias
+        for alias, offered in snapshot.by_alias.items()
+        if any(want.capabilities <= set(offer.model.capabilities) for offer in offered)
+    )
+    if others:
+        shown = ", ".join(others[:MAX_SUGGESTED]) + (", ..." if len(others) > MAX_SUGGESTED else "")
+        advice = f"use a model that does {missing}: {shown}"
+    else:
+        advice = f"no peer serves a model that does {missing} now"
+    name = want.model.partition("@")[0]
+    return UnsupportedError(f"model {name} does {', '.join(sorted(does)) or 'nothing'}; {advice}", param="model")
 
 
 def _judge(offer: Offer, want: Want, known: Known, now: Seconds) -> Candidate:

@@ -12,19 +12,19 @@ from typing import Any
 import msgspec
 import trio
 
-from mcd.api.chat import encode_canonical
 from mcd.api.request import ChatMessage, ChatRequest
+from mcd.api.tasks import KINDS, PARTS, AnyRequest, encode_request
 from mcd.engine.catalogue import EngineSpec
 from mcd.engine.client import EngineProcess
 from mcd.engine.messages import EngineOptions
 from mcd.log import Log
 from mcd.ports import EngineChunk, EngineEvent, EngineFinished, EngineRequest, EngineStarted, Measured
 from mcd.units import UnixMs
-from mcd.wire.codec import decode_delta, decode_failure, decode_final, encode_body
+from mcd.wire.codec import decode_delta, decode_failure, decode_final, decode_part, encode_body
 from mcd.wire.envelope import Opener, Terms, seal_request
 from mcd.wire.frames import DataFrame, ErrorFrame, FinalFrame
 from mcd.wire.keyconfig import certify, choose_config, verify_key_config
-from mcd.wire.payload import Body, Delta, Failure, Final
+from mcd.wire.payload import Body, Delta, Failure, Final, Part, Scores, Text, Tokens, Vectors
 from mcd.wire.receipt import Receipt
 from mcd.wire.signing import SigningKey, check_receipt
 
@@ -47,6 +47,9 @@ class Answer:
     def __init__(self) -> None:
         self.n_prompt_tokens = 0
         self.deltas: list[Delta] = []
+        self.part_kind: type[Part] | None = None
+        """Of a task; None for a chat."""
+        self.parts: list[Part] = []
         self.final: Final | None = None
         self.failure: Failure | None = None
         self.receipt: Receipt | None = None
@@ -61,6 +64,22 @@ class Answer:
     @property
     def tokens(self) -> tuple[int, ...]:
         return tuple(token for delta in self.deltas for token in delta.tokens)
+
+    @property
+    def vectors(self) -> list[bytes]:
+        return [vector for part in self.parts if isinstance(part, Vectors) for vector in part.vectors]
+
+    @property
+    def scores(self) -> list[float]:
+        return [score for part in self.parts if isinstance(part, Scores) for score in part.scores]
+
+    @property
+    def ids(self) -> list[int]:
+        return [token for part in self.parts if isinstance(part, Tokens) for token in part.tokens]
+
+    @property
+    def joined(self) -> str:
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
 
     def choice(self, index: int) -> str:
         return "".join(delta.text for delta in self.deltas if delta.choice == index)
@@ -92,12 +111,12 @@ class EntrySide:
 
     def seal(
         self,
-        request: ChatRequest,
+        request: AnyRequest,
         *,
         resume: tuple[int, ...] = (),
         salt: str = "",
         max_output_tokens: int = 0,
-        kind: str = "chat",
+        kind: str = "",
         raw: bytes | None = None,
     ) -> tuple[EngineRequest, Opener]:
         keys = self.engine.keys()
@@ -105,13 +124,20 @@ class EntrySide:
             verify_key_config(config, keys.certificate, self.key.public_key, self.clock.unix_ms())
             for config in keys.configs
         ]
-        body = Body(kind=kind, request=msgspec.Raw(raw or encode_canonical(request)), resume=resume, cache_salt=salt)
+        body = Body(
+            kind=kind or KINDS[type(request)],
+            request=msgspec.Raw(raw or encode_request(request)),
+            resume=resume,
+            cache_salt=salt,
+        )
         terms = Terms(os.urandom(16), keys.model_digest, self.clock.unix_ms(), 60_000)
         header, sealed, opener = seal_request(encode_body(body), choose_config(configs), terms)
         return EngineRequest(header, sealed, max_output_tokens, len(resume)), opener
 
-    async def ask(self, request: ChatRequest, **how: Any) -> Answer:
+    async def ask(self, request: AnyRequest, **how: Any) -> Answer:
         answer = Answer()
+        if not isinstance(request, ChatRequest):
+            answer.part_kind = PARTS[type(request)]
         sealed, opener = self.seal(request, **how)
         async with self.engine.submit(sealed) as events:
             async for event in events:
@@ -136,7 +162,9 @@ class EntrySide:
     def _open(self, answer: Answer, opener: Opener, frame: bytes) -> None:
         match opener.open_frame(frame):
             case DataFrame(plaintext=plaintext):
-                if plaintext:
+                if plaintext and answer.part_kind is not None:
+                    answer.parts.append(decode_part(plaintext, answer.part_kind))
+                elif plaintext:
                     answer.deltas.append(decode_delta(plaintext))
             case FinalFrame(plaintext=plaintext):
                 answer.final = decode_final(plaintext)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import trio
 
 from mcd.api.events import AnswerEvent, Answering, Waiting
-from mcd.api.request import ChatRequest
+from mcd.api.tasks import AnyRequest
 from mcd.errors import McdError, ModelNotFoundError
 from mcd.ids import ModelDigest, PeerId
 from mcd.ports import ModelCard, PeerCard, RouteTerm
@@ -63,16 +64,14 @@ def tool_script() -> list[Step]:
 class ScriptedEntry:
     """Plays ``steps`` for every request; ``steps`` may also be chosen by the request."""
 
-    steps: Sequence[Step] | Callable[[ChatRequest], Sequence[Step]] = field(
-        default_factory=lambda: script("Hello", "!")
-    )
-    requests: list[ChatRequest] = field(default_factory=list)
+    steps: Sequence[Step] | Callable[[Any], Sequence[Step]] = field(default_factory=lambda: script("Hello", "!"))
+    requests: list[Any] = field(default_factory=list)
     n_played: int = 0
     n_cancelled: int = 0
     n_running: int = 0
 
     @asynccontextmanager
-    async def answer(self, request: ChatRequest) -> AsyncIterator[AsyncIterator[AnswerEvent]]:
+    async def answer(self, request: AnyRequest) -> AsyncIterator[AsyncIterator[AnswerEvent]]:
         self.requests.append(request)
         if request.model != MODEL:
             raise ModelNotFoundError("no peer serves this model", param="model")

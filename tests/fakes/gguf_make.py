@@ -42,6 +42,7 @@ def make(
     nan_tensor: bool = False,
     n_ctx: int = N_CTX,
     text_only: bool = False,
+    pre: str = "gpt-2",
 ) -> Path:
     """Write a file.
 
@@ -52,6 +53,7 @@ def make(
         template: Chat template; None leaves it out.
         nan_tensor: Make one weight tensor NaN.
         n_ctx: Trained context length.
+        pre: How llama.cpp splits text into words.
         text_only: Make letters and spaces likely and the end token impossible: long readable answers.
     """
     values: dict[str, Any] = {
@@ -76,7 +78,7 @@ def make(
             writer.add_uint32(key, value)
     tokens = vocabulary()
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types([3 if token in SPECIALS else 1 for token in tokens])
     writer.add_token_merges(list(MERGES))

@@ -177,7 +177,7 @@ async def test_too_long_is_said_sealed_and_costs_nothing(tiny: EngineSpec) -> No
 async def test_model_without_template_says_so(tmp_path: Path) -> None:
     path = gguf_make.make(tmp_path / "base.gguf", template=None)
     async with running(EngineSpec(alias="base", backend="llama", source=str(path)), FOUR) as side:
-        assert side.engine.status().capabilities == ()
+        assert side.engine.status().capabilities == ("tokenize",)
         assert "chat template" in side.engine.status().detail
         answer = await side.ask(chat("hello"))
         assert answer.failure is not None

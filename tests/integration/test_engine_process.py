@@ -106,7 +106,7 @@ async def test_user_faults_are_sealed_with_a_receipt_of_nothing(hello: EngineSpe
                 "temperature",
             ),
             ({"raw": b'{"model": 3}'}, "model"),
-            ({"kind": "rerank"}, "kind"),
+            ({"kind": "images"}, "kind"),
             ({"resume": (1, 2)}, "resume"),
         ):
             answer = await side.ask(chat("hi"), **how)

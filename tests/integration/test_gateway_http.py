@@ -126,7 +126,7 @@ def test_beyond_loopback_literal_addresses_pass_and_names_do_not(host: str, stat
         (http("GET", "/v1/chat/completions"), 405, "method_not_allowed"),
         (http("DELETE", "/v1/models"), 405, "method_not_allowed"),
         (http("POST", "/v1/models", b"{}"), 405, "method_not_allowed"),
-        (http("POST", "/v1/embeddings", b"{}"), 404, "unknown_url"),
+        (http("POST", "/v1/images/generations", b"{}"), 404, "unknown_url"),
         (http("GET", "/v1/files"), 404, "unknown_url"),
         (http("GET", "/v2/models"), 404, "unknown_url"),
         (http("GET", "/v1/models/" + "x" * 600), 404, "unknown_url"),

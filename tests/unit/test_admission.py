@@ -149,3 +149,11 @@ def test_decisions_become_messages_within_their_bounds() -> None:
     assert Refuse(RefuseReason.BUSY, 0.0001).message() == Refused(1, 1)
     for message in (Accept(10**9, 1e9).message(), Refuse(RefuseReason.LOADING, 1e9).message()):
         encode_exchange(message)
+
+
+def test_a_request_of_many_texts_is_not_measured_by_one_context() -> None:
+    encoder = status(n_ctx=512, capabilities=("embeddings", "tokenize"), output_tokens_per_s=0.0)
+    many = Ask(n_sealed_bytes=4_000_000, max_output_tokens=1)
+    assert admission().decide(encoder, load(), many) == Accept(0, 0.0)
+    assert admission().decide(status(n_ctx=512), load(), many) == Refuse(RefuseReason.TOO_LARGE)
+    assert admission().service_s(encoder, Ask(4000, 1)) == pytest.approx(1.0)

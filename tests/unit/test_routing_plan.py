@@ -150,6 +150,25 @@ def test_capabilities_are_required() -> None:
         ask(view, Want("llama", capabilities=frozenset({"vision"})), known("a", "b"))
 
 
+@pytest.mark.spec("GW-41")
+def test_who_does_not_do_it_says_what_he_does_and_who_does() -> None:
+    view = snapshot(
+        offer("a", capabilities=("chat", "tools")),
+        *(offer(f"e{n}", bytes([n]) * 32, alias=f"embed-{n}", capabilities=("embeddings",)) for n in range(3, 10)),
+    )
+    with pytest.raises(UnsupportedError) as caught:
+        ask(view, Want("llama@sha256:01010101", capabilities=frozenset({"embeddings"})), known("a"))
+    assert caught.value.message == (
+        "model llama does chat, tools; use a model that does embeddings: "
+        "embed-3, embed-4, embed-5, embed-6, embed-7, ..."
+    )
+    assert caught.value.param == "model"
+    with pytest.raises(UnsupportedError, match=r"model embed-3 does embeddings; use a model that does chat: llama$"):
+        ask(view, Want("embed-3", capabilities=frozenset({"chat"})), known("e3"))
+    with pytest.raises(UnsupportedError, match=r"no peer serves a model that does rerank now$"):
+        ask(view, Want("llama", capabilities=frozenset({"rerank"})), known("a"))
+
+
 def test_who_has_to_wait_is_not_asked_and_the_plan_says_when_to_retry() -> None:
     facts = known("a", "b")
     view = snapshot(offer("a", tokens_per_s=500), offer("b"))

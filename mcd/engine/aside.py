@@ -1,0 +1,116 @@
+"""Slow calls into C: beside the worker's loop, and on a stack that their text cannot exhaust.
+
+llama.cpp tokenises a megabyte in about a second, and ctypes lets go of the interpreter meanwhile: streams go on. For
+some vocabularies it uses std::regex, which recurses once a character: a word of 30 kB ended the process.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+STACK_BYTES = 16 * 1024 * 1024
+STACK_BYTES_PER_CHAR = 512
+"""std::regex takes 300."""
+MAX_STACK_BYTES = 640 * 1024 * 1024
+"""Address space until it is used; two million characters in one word, and within what a process may allocate."""
+PAGE_BYTES = 65_536
+_start = threading.Lock()
+"""The stack size is the interpreter's, not the thread's."""
+
+
+class Outcome(Generic[T]):
+    """What a call came to. Owner: the thread until it is handed over."""
+
+    __slots__ = ("_error", "_value")
+
+    def __init__(self) -> None:
+        self._value: T | None = None
+        self._error: Exception | None = None
+
+    def run(self, call: Callable[[], T]) -> None:
+        """Call, and keep what it gives or raises."""
+        try:
+            self._value = call()
+        except Exception as error:  # noqa: BLE001 - nothing is swallowed: `take` raises it where somebody listens
+            self._error = error
+
+    def take(self) -> T:
+        """The value; raises what the call raised."""
+        if self._error is not None:
+            raise self._error
+        assert self._value is not None
+        return self._value
+
+
+def deep(call: Callable[[], T], n_chars: int) -> T:
+    """Call and wait, on a stack that suits a text of that length; costs 0.1 ms."""
+    outcome: Outcome[T] = Outcome()
+    wanted = min(MAX_STACK_BYTES, STACK_BYTES + STACK_BYTES_PER_CHAR * n_chars)
+    thread = threading.Thread(target=outcome.run, args=(call,), name="deep", daemon=True)
+    with _start:
+        before = threading.stack_size(wanted // PAGE_BYTES * PAGE_BYTES)
+        try:
+            thread.start()
+        finally:
+            threading.stack_size(before)
+    thread.join()
+    return outcome.take()
+
+
+class Aside(Generic[T]):
+    """A queue of calls, one running. Owner: a backend."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[int, Callable[[], T]]] = deque()
+        self._is_running = False
+        self._done: deque[tuple[int, Outcome[T]]] = deque()
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+
+    def add(self, key: int, call: Callable[[], T]) -> None:
+        """Queue a call."""
+        self._waiting.append((key, call))
+        self._go_on()
+
+    def take(self) -> tuple[int, Outcome[T]] | None:
+        """The next finished call with its key, None when there is none."""
+        try:
+            os.read(self._read, 1)
+        except BlockingIOError:
+            return None
+        self._is_running = False
+        self._go_on()
+        return self._done.popleft()
+
+    def cancel(self, key: int) -> None:
+        """Drop a call that waits; one that runs cannot be stopped, and its result is nobody's."""
+        self._waiting = deque(item for item in self._waiting if item[0] != key)
+
+    def fileno(self) -> int:
+        """Readable when `take` has something."""
+        return self._read
+
+    def close(self) -> None:
+        """Take no more."""
+        self._waiting.clear()
+        os.close(self._read)
+
+    def _go_on(self) -> None:
+        if self._is_running or not self._waiting:
+            return
+        self._is_running = True
+        key, call = self._waiting.popleft()
+        outcome: Outcome[T] = Outcome()
+
+        def run() -> None:
+            outcome.run(call)
+            self._done.append((key, outcome))
+            os.write(self._write, b"\0")
+
+        threading.Thread(target=run, name="aside", daemon=True).start()

@@ -1,0 +1,90 @@
+"""Tokenize and detokenize with the model's own vocabulary, beside whatever else the model computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mcd.api.tasks import DetokenizeRequest, TokenizeRequest
+from mcd.engine import crash
+from mcd.engine.aside import Aside
+from mcd.engine.backend import Task
+from mcd.engine.messages import FailureCode
+from mcd.engine.model import Model
+from mcd.engine.parts import split_text, split_tokens
+from mcd.errors import InvalidRequestError, UserError
+from mcd.wire.payload import Part, Usage
+
+
+class Lexicon:
+    """Tasks that need the vocabulary alone. Owner: a llama.cpp backend."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._tasks: dict[int, Task] = {}
+        self._aside: Aside[list[Part]] = Aside()
+
+    @property
+    def n_open(self) -> int:
+        """Tasks not answered yet."""
+        return len(self._tasks)
+
+    def add(self, task: Task, request: TokenizeRequest | DetokenizeRequest) -> None:
+        """Take a task with its request.
+
+        Raises:
+            UserError: It cannot be served as written.
+        """
+        self._add(task, self._tokenize(request) if isinstance(request, TokenizeRequest) else self._detokenize(request))
+
+    def add_prompt(self, task: Task, tokenize: Callable[[], list[int]]) -> None:
+        """Take the task of a conversation whose prompt is written."""
+        self._add(task, lambda: split_tokens(tokenize()))
+
+    def step(self) -> None:
+        """Answer what is done."""
+        while self._tasks and (done := self._aside.take()) is not None:
+            task = self._tasks.pop(done[0], None)
+            if task is None:
+                continue
+            try:
+                parts = done[1].take()
+            except UserError as error:
+                task.sink.failed(error)
+                continue
+            except Exception as error:  # noqa: BLE001 - a request that finds a bug of ours must not end all the others
+                crash.report(type(error), error, error.__traceback__)
+                task.sink.broken(FailureCode.INTERNAL)
+                continue
+            task.sink.started(0)
+            for part in parts:
+                task.sink.part(part)
+            task.sink.finished(("stop",), Usage(0, 0))
+
+    def cancel(self, task_id: int) -> None:
+        """Forget a task."""
+        if self._tasks.pop(task_id, None) is not None:
+            self._aside.cancel(task_id)
+
+    def waker(self) -> int:
+        """Readable when `step` has something to do."""
+        return self._aside.fileno()
+
+    def close(self) -> None:
+        """Take no more."""
+        self._aside.close()
+
+    def _add(self, task: Task, call: Callable[[], list[Part]]) -> None:
+        self._tasks[task.id] = task
+        self._aside.add(task.id, call)
+
+    def _tokenize(self, request: TokenizeRequest) -> Callable[[], list[Part]]:
+        if request.text is None:
+            raise InvalidRequestError("this model answers no chats; send content instead", param="messages")
+        data = request.text.encode("utf-8", "replace")
+        special, parse = request.add_special, request.parse_special
+        return lambda: split_tokens(self._model.tokenize(data, add_special=special, parse_special=parse))
+
+    def _detokenize(self, request: DetokenizeRequest) -> Callable[[], list[Part]]:
+        if any(token >= self._model.n_vocab for token in request.tokens):
+            raise InvalidRequestError("tokens holds ids that are not of this model", param="tokens")
+        return lambda: split_text(self._model.detokenize(request.tokens).decode("utf-8", "replace"))

@@ -1,0 +1,52 @@
+"""The results of a task on their way into frames: what is there at a flush shares frames as far as they hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mcd.engine.seal import Paced
+from mcd.wire.messages import MAX_TOKENS_PER_CHUNK
+from mcd.wire.payload import MAX_RESULTS_PER_FRAME, MAX_TEXT_CHARS_PER_FRAME, Part, Scores, Text, Tokens, Vectors
+
+MAX_PART_BYTES = 61_440
+"""Of vectors joined in one frame: few frames, and with their heads still below what a frame holds."""
+VECTOR_HEAD_BYTES = 5
+
+
+class PartPolicy(Paced[Part]):
+    """When results leave, and which of them together."""
+
+    def put(self, part: Part) -> None:
+        """Take the next results."""
+        joined = _joined(self._pending[-1], part) if self._pending else None
+        if joined is None:
+            self._pending.append(part)
+        else:
+            self._pending[-1] = joined
+
+
+def split_tokens(tokens: Sequence[int]) -> list[Part]:
+    """Token ids in parts that frames hold."""
+    starts = range(0, len(tokens), MAX_TOKENS_PER_CHUNK)
+    return [Tokens(tuple(tokens[at : at + MAX_TOKENS_PER_CHUNK])) for at in starts]
+
+
+def split_text(text: str) -> list[Part]:
+    """A text in parts that frames hold."""
+    starts = range(0, len(text), MAX_TEXT_CHARS_PER_FRAME)
+    return [Text(text[at : at + MAX_TEXT_CHARS_PER_FRAME]) for at in starts]
+
+
+def _joined(first: Part, second: Part) -> Part | None:
+    """Both in one frame, None when it cannot hold them or they are as large as frames anyway."""
+    match first, second:
+        case Vectors(), Vectors():
+            vectors = first.vectors + second.vectors
+            size_bytes = sum(map(len, vectors)) + VECTOR_HEAD_BYTES * len(vectors)
+            fits = size_bytes <= MAX_PART_BYTES and len(vectors) <= MAX_RESULTS_PER_FRAME
+            return Vectors(vectors) if fits else None
+        case Scores(), Scores():
+            scores = first.scores + second.scores
+            return Scores(scores) if len(scores) <= MAX_RESULTS_PER_FRAME else None
+        case _:
+            return None
