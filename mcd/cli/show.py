@@ -9,12 +9,17 @@ from typing import Any
 from mcd.cli import client, exits, table
 from mcd.cli.exits import CommandError
 from mcd.config import EMBEDDED_MODEL
+from mcd.engine import memory
 from mcd.engine.catalogue import embedded_path
-from mcd.engine.gguf_facts import GgufFacts, facts_of
-from mcd.engine.ggufcheck import check_file
+from mcd.engine.fit import FLOOR_CTX, KV_SHARE, MIB, PROCESS_BYTES, Wish, fit_host, least_bytes, size
+from mcd.engine.gguf_facts import GgufFacts, facts_of, shape_of
+from mcd.engine.ggufcheck import Header, check_file
 from mcd.engine.known_models import KnownModel, by_source, known_models, near
 from mcd.store import models
 from mcd.store.models import LocalModel
+
+TYPICAL_COMPUTE_BYTES = 400 * MIB
+"""What one step needs in models with a vocabulary of 150,000; the list does not say."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +38,9 @@ def execute(args: argparse.Namespace) -> int:
     known = _known(args.model, local)
     if local is None and known is None:
         raise CommandError(_unknown(args.model, args.home), exits.NOT_FOUND)
-    facts = None if path is None else facts_of(check_file(str(path)))
-    answer = describe(args.model, local, known, facts, path)
+    header = None if path is None else check_file(str(path))
+    facts = None if header is None else facts_of(header)
+    answer = describe(args.model, local, known, facts, path) | fits_here(header, known, memory.room_bytes())
     if args.json:
         client.print_json(answer)
         return exits.OK
@@ -73,6 +79,21 @@ def describe(
     }
 
 
+def fits_here(header: Header | None, known: KnownModel | None, room_bytes: int) -> dict[str, Any]:
+    """Whether this machine's memory holds it, and how; a model that is not here is judged by the list."""
+    if header is not None:
+        shape, wish = shape_of(header), Wish(max_kv_bytes=int(memory.total_bytes() * KV_SHARE))
+        found, least = fit_host(shape, room_bytes, wish), least_bytes(shape, wish)
+        does_fit, words = found is not None, found.why if found else ""
+    else:
+        assert known is not None
+        least = known.memory_bytes(min(known.n_ctx, FLOOR_CTX)) + PROCESS_BYTES + TYPICAL_COMPUTE_BYTES
+        does_fit, words = least <= room_bytes, f"about {size(least)} of {size(room_bytes)} memory with 8k of context"
+    if not does_fit:
+        words = f"it takes {size(least)} and {size(room_bytes)} is free; a smaller quantisation takes less"
+    return {"fits": does_fit, "fit": words, "least_bytes": least, "room_bytes": room_bytes}
+
+
 def _memory_bytes(size_bytes: int, known: KnownModel | None, kv_1k: int | None, n_ctx: int | None) -> int | None:
     """For one context of full length."""
     if n_ctx is None or kv_1k is None:
@@ -90,11 +111,11 @@ def _known(name: str, local: LocalModel | None) -> KnownModel | None:
 
 def _lines(answer: dict[str, Any]) -> list[tuple[str, str]]:
     kv_1k = answer["kv_bytes_per_1k"]
-    memory = f"{table.size(answer['weights_bytes'])} for the weights"
+    needs = f"{table.size(answer['weights_bytes'])} for the weights"
     if kv_1k:
-        memory += f", {table.size(kv_1k)} for each 1k of context"
+        needs += f", {table.size(kv_1k)} for each 1k of context"
     if kv_1k and answer["memory_bytes"]:
-        memory += f"; {table.size(answer['memory_bytes'])} with all of it"
+        needs += f"; {table.size(answer['memory_bytes'])} with all of it"
     about = [answer["architecture"], _params(answer["n_params"]), answer["quantisation"]]
     template = {True: "has a chat template", False: "no chat template", None: ""}[answer["has_chat_template"]]
     lines = [
@@ -106,7 +127,8 @@ def _lines(answer: dict[str, Any]) -> list[tuple[str, str]]:
         ("licence", answer["licence"]),
         ("model", ", ".join(part for part in about if part)),
         ("context", None if answer["n_ctx"] is None else f"{answer['n_ctx']} tokens"),
-        ("memory", memory),
+        ("memory", needs),
+        ("fits here", f"{'yes' if answer['fits'] else 'no'}, on the processor: {answer['fit']}"),
         ("does", ", ".join(part for part in (" ".join(answer["does"] or ()), template) if part)),
     ]
     return [(title, words) for title, words in lines if words]

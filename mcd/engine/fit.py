@@ -253,8 +253,8 @@ _MAX_LABEL_CHARS = 22
 
 
 def size(n_bytes: int) -> str:
-    """Bytes for people."""
-    return f"{n_bytes / GIB:.1f} GB" if n_bytes >= GIB else f"{n_bytes / MIB:.0f} MB"
+    """Bytes for people, in thousands as disks and `mcd show` have them."""
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
 
 
 def _words(n_ctx: int, wanted: int, n_cells: int, where: str) -> str:

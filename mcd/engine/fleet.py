@@ -192,9 +192,11 @@ class Fleet:
     # --- what there is -----------------------------------------------------------------------------------------
 
     def _least(self, engine: EngineProcess) -> int:
+        """What a model takes of the pool at least."""
         assert engine.shape is not None
         wish = self._wish(engine)
-        return least_device_bytes(engine.shape, wish) if self._use_gpu else least_bytes(engine.shape, wish)
+        least = least_device_bytes(engine.shape, wish) if self._use_gpu else least_bytes(engine.shape, wish)
+        return min(least, self._pool_bytes)  # a model larger than everything takes everything, and is served in part
 
     def _wish(self, engine: EngineProcess) -> Wish:
         return Wish(

@@ -27,6 +27,8 @@ from mcd.engine.kernel import PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, arch, call, 
 
 MAX_LOCKED_BYTES = 64 * 1024 * 1024
 """A heap larger than this is not locked: its pages belong to the model, not to keys."""
+OOM_SCORE = "500"
+"""Of -1000 to 1000: a model is started again, the daemon and the user's programs are not."""
 PARENT_GONE = 77
 """Exit code of a worker whose daemon died."""
 
@@ -99,6 +101,7 @@ def harden(profile: Profile) -> Report:
     """
     watch: list[int] = []
     steps: tuple[tuple[str, Callable[[Profile], str]], ...] = (
+        ("want of memory", _end_first),
         ("core dumps", _no_core),
         ("memory reads", _not_dumpable),
         ("privileges", _no_new_privileges),
@@ -127,6 +130,11 @@ def _try(name: str, step: Callable[[Profile], str], profile: Profile) -> Control
 
 
 # --- one control each ----------------------------------------------------------------------------------------------
+
+
+def _end_first(profile: Profile) -> str:
+    Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
+    return "when memory runs out, the kernel ends us before others"
 
 
 def _no_core(profile: Profile) -> str:

@@ -43,6 +43,8 @@ WORKER_ENV = {
     "PYTHONMALLOC": "malloc",  # and Python's own allocator does not keep it from doing so
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONUTF8": "1",
+    "CUDA_CACHE_DISABLE": "1",  # GPU drivers would write compiled kernels to a home that the sandbox closes
+    "MESA_SHADER_CACHE_DISABLE": "true",
     "OMP_WAIT_POLICY": "passive",  # a waiting compute thread sleeps instead of spinning
 }
 

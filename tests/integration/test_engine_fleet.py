@@ -15,10 +15,10 @@ import trio
 from mcd.engine import client, fleet
 from mcd.engine.catalogue import EngineSpec
 from mcd.engine.client import EngineProcess
-from mcd.engine.fit import MIB
+from mcd.engine.fit import GIB, MIB, Device, Shape
 from mcd.engine.fleet import Fleet
-from mcd.engine.messages import EngineOptions
-from mcd.errors import RefusedError
+from mcd.engine.messages import EngineOptions, FailureCode
+from mcd.errors import ModelFileError, RefusedError
 from mcd.ids import ModelDigest
 from mcd.ports import LoadFacts
 from mcd.store.measured import MeasuredFile
@@ -206,7 +206,7 @@ async def test_room_for_all_means_all_stay(
 
 
 async def test_what_can_never_fit_says_what_it_takes(specs: list[EngineSpec], tmp_path: Path) -> None:
-    async with machine(specs[:1], tmp_path, room_bytes=50 * MIB) as here:
+    async with machine(specs[:1], tmp_path, room_bytes=50_000_000) as here:
         await here.wait_for("failed")
         assert "the model takes" in here.engines[0].status().detail
         assert "50 MB is free" in here.engines[0].status().detail
@@ -254,6 +254,58 @@ async def test_no_memory_twice_is_final_and_says_so(specs: list[EngineSpec]) -> 
         assert "not enough memory" in side.engine.status().detail
         assert side.engine.status().restarts == 1
         nursery.cancel_scope.cancel()
+
+
+CARD = Device(
+    name="CUDA0", description="NVIDIA GeForce RTX 4090", kind="gpu", free_bytes=22 * GIB, total_bytes=24 * GIB
+)
+EIGHT_GB = Shape(
+    layer_bytes=(220 * MIB,) * 32,
+    input_bytes=500 * MIB,
+    output_bytes=500 * MIB,
+    kv_layer_bytes=4096,
+    n_embd=4096,
+    n_ff=14_336,
+    n_vocab=128_256,
+    n_ctx_train=131_072,
+)
+
+
+def on_gpus(spec: EngineSpec, n_engines: int, free_bytes: int) -> tuple[Fleet, list[EngineProcess]]:
+    """A fleet on a card that is not there: what is asked of llama.cpp, not what it does with it."""
+    sides = [EntrySide(spec, EngineOptions(gpu=True)) for _ in range(n_engines)]
+    engines = [side.engine for side in sides]
+    for engine in engines:
+        engine.shape = EIGHT_GB
+    card = msgspec.structs.replace(CARD, free_bytes=free_bytes)
+    made = Fleet(engines, clock=sides[0].clock, use_gpu=True, room_bytes=lambda: 32 * GIB, gpus=lambda: (card,))
+    made._pool_bytes = card.usable_bytes
+    return made, engines
+
+
+async def test_a_model_goes_onto_the_gpu_whole_and_says_so(specs: list[EngineSpec]) -> None:
+    made, (engine,) = on_gpus(specs[0], 1, 22 * GIB)
+    options = await made.make(engine)
+    assert (options.n_gpu_layers, options.split, options.device) == (33, (33,), "RTX 4090 24G")
+    assert (options.n_ctx, options.max_bytes) == (32_768, 0)
+    assert "all 33 layers" in engine.fit
+    assert [name for name, _ in made.describe()] == ["models' memory", "gpu CUDA0"]
+
+
+async def test_a_model_larger_than_the_gpu_goes_there_in_part(specs: list[EngineSpec]) -> None:
+    made, (engine,) = on_gpus(specs[0], 1, 6 * GIB)
+    options = await made.make(engine)
+    assert 5 < options.n_gpu_layers < 33
+    assert options.n_ctx == 8192
+    assert "compute on the processor" in engine.fit
+    engine.starts.ended(FailureCode.OUT_OF_MEMORY, "", is_loading=True)
+    assert (await made.make(engine)).n_gpu_layers < options.n_gpu_layers
+
+
+async def test_a_gpu_with_nothing_free_says_so(specs: list[EngineSpec]) -> None:
+    made, (engine,) = on_gpus(specs[0], 1, GIB)
+    with pytest.raises(ModelFileError, match="of the GPUs' memory is free"):
+        await made.make(engine)
 
 
 def test_a_damaged_memory_is_begun_anew(tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ import gguf
 import numpy as np
 import pytest
 
+from mcd.cli.show import fits_here
 from mcd.engine.catalogue import resolve
+from mcd.engine.known_models import known_models
 from mcd.store import models
 from tests.fakes import gguf_make
 from tests.fakes.entry import MODEL
@@ -125,6 +127,9 @@ def test_a_pulled_model_is_listed_shown_served_and_removed(home: Path, server: H
     shown = json.loads(mcd(home, "show", NAME, "--json").stdout)
     assert (shown["is_local"], shown["digest"], shown["architecture"]) == (True, digest, "llama")
     assert shown["has_chat_template"] is True
+    assert shown["fits"] is True
+    assert shown["least_bytes"] < shown["room_bytes"]
+    assert "fits here     yes, on the processor: context 512" in mcd(home, "show", NAME).stdout
     assert str(path) in mcd(home, "show", NAME).stdout
     (spec,) = resolve([NAME], home, "llama")
     assert (spec.alias, spec.source) == (NAME, str(path))
@@ -356,6 +361,9 @@ def test_show_knows_models_that_are_not_here(home: Path) -> None:
     shown = json.loads(mcd(home, "show", NAME, "--json").stdout)
     assert (shown["is_local"], shown["path"], shown["source"]) == (False, None, f"{REPO}:{FILE}")
     assert f"no; mcd pull {NAME}" in mcd(home, "show", NAME).stdout
+    assert shown["fits"] is (shown["least_bytes"] <= shown["room_bytes"])
+    assert fits_here(None, known_models()[NAME], 10**8)["fits"] is False
+    assert "it takes" in fits_here(None, known_models()[NAME], 10**8)["fit"]
     unknown = mcd(home, "show", "smollm")
     assert (unknown.returncode, unknown.stdout) == (4, "")
     assert "did you mean smollm3-3b?" in unknown.stderr
