@@ -15,7 +15,6 @@ import msgspec
 from mcd.api.request import ChatRequest
 from mcd.engine import shaping, template_caps
 from mcd.engine.shaping import Caps
-from mcd.engine.tools import THINK_OPEN
 from mcd.errors import UnsupportedError
 
 
@@ -39,11 +38,6 @@ class Template:
         if self.caps.tools and self.caps.calls:
             return self.source
         return self.source + (self.caps.example or shaping.written([shaping.EXAMPLE_CALL], self.caps.dialect))
-
-    @property
-    def may_think(self) -> bool:
-        """Whether the model writes its thoughts between think tags."""
-        return THINK_OPEN in self.source
 
     def variables(self, request: ChatRequest, *, with_tools: bool) -> bytes:
         """What the template is given for a request."""

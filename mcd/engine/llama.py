@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import platform
+from array import array
 from collections.abc import Sequence as Items
 
 from mcd.api.request import ChatRequest
 from mcd.api.tasks import DetokenizeRequest, TokenizeRequest
-from mcd.engine import crash, grammar, measure, sampler
+from mcd.engine import crash, measure, sampler
 from mcd.engine.backend import MAX_WAITING, MAX_WAITING_BYTES, Facts, Job, Task, not_done
 from mcd.engine.chat import Template, no_template
+from mcd.engine.gbnf import constraint
 from mcd.engine.lexicon import Lexicon
 from mcd.engine.messages import EngineOptions, FailureCode
 from mcd.engine.model import Context, Model
+from mcd.engine.parsers import families
+from mcd.engine.parsers.message import MessageParser
 from mcd.engine.rendering import Rendering, TemplateError
 from mcd.engine.sampler import Sampler
 from mcd.engine.scheduler import Scheduler
 from mcd.engine.sequence import Sequence, Vocabulary
-from mcd.engine.tools import THINK_OPEN, MessageParser, family_of
 from mcd.errors import ContextLengthError, InvalidRequestError, UnsupportedError, UserError
 from mcd.units import Seconds
 from mcd.wire.messages import RefuseReason
@@ -41,8 +44,9 @@ class LlamaBackend:
         self._context = Context(self._model, options, n_threads, budget_bytes)
         self._rendering = rendering
         self._template, note = _template(self._model, rendering)
-        self._family = family_of(self._template.dialect if self._template else "")
-        self._vocabulary = Vocabulary(self._model)
+        self._family = families.family_of(self._template.dialect if self._template else "")
+        self._may_think = families.may_think(self._family, self._template.source if self._template else "")
+        self._vocabulary = Vocabulary(self._model, families.marks(self._family))
         self._scheduler = Scheduler(self._model, self._context, self._ended, budget_bytes)
         self._lexicon = Lexicon(model)
         self._rendered: dict[int, Job | Task] = {}
@@ -115,12 +119,12 @@ class LlamaBackend:
         Raises:
             UserError: The request cannot be served as written.
         """
-        prompt, is_thinking = self._prompt(text)
+        prompt, thinking = self._prompt(text)
         limit = self._limit(job, len(prompt))
         active = _Active(job, len(prompt))
         try:
             for choice in range(job.request.n):
-                active.sequences.append(self._sequence(job, choice, prompt, limit, is_thinking=is_thinking))
+                active.sequences.append(self._sequence(job, choice, prompt, limit, thinking))
             active.sequences[0].replay()
         except (InvalidRequestError, UnsupportedError):
             active.close()
@@ -200,14 +204,14 @@ class LlamaBackend:
 
     # --- a request ---
 
-    def _prompt(self, text: str) -> tuple[list[int], bool]:
+    def _prompt(self, text: str) -> tuple[list[int], families.Thinking]:
         data = text.encode("utf-8", "replace")
         bos = self._model.special_text(self._model.lib.llama_vocab_bos(self._model.vocab))
         has_bos = bool(bos) and text.startswith(bos)
         tokens = self._model.tokenize(data, add_special=not has_bos)
         if not tokens:
             raise InvalidRequestError("the prompt is empty", param="messages")
-        return tokens, text.rstrip().endswith(THINK_OPEN)
+        return tokens, families.thinking_after(self._family, text)
 
     def _limit(self, job: Job, n_prompt: int) -> int:
         """Most tokens a choice may have in all, those resumed after included."""
@@ -224,27 +228,27 @@ class LlamaBackend:
             limit = min(limit, job.max_output_tokens // job.request.n)  # what earlier providers delivered counts too
         return limit
 
-    def _sequence(self, job: Job, choice: int, prompt: list[int], limit: int, *, is_thinking: bool) -> Sequence:
+    def _sequence(
+        self, job: Job, choice: int, prompt: list[int], limit: int, thinking: families.Thinking
+    ) -> Sequence:
         request = job.request
         if job.resume and request.n != 1:
             raise UnsupportedError("an answer with several choices cannot be resumed", param="n")
         if any(token >= self._model.n_vocab for token in job.resume):
             raise InvalidRequestError("the tokens to resume after are not of this model", param="resume")
-        offers_tools = _offers_tools(request)
-        may_think = self._template is not None and self._template.may_think
-        parser = None
-        if offers_tools or may_think or is_thinking:
-            parser = MessageParser(self._family if offers_tools else None, may_think=may_think, is_thinking=is_thinking)
+        bound = constraint.build(request, self._family, thinking, may_think=self._may_think)
+        parser = MessageParser(
+            self._family,
+            request.tools if _offers_tools(request) else (),
+            is_thinking=thinking == "open",
+            id_seed=array("i", prompt).tobytes() + bytes([choice]),
+        )
         return Sequence(
             job,
             choice,
             [*prompt, *job.resume],
             limit - len(job.resume),
-            sampler=Sampler(
-                self._model,
-                sampler.parameters(request, self._model, choice),
-                grammar.build(request, self._family),
-            ),
+            sampler=Sampler(self._model, sampler.parameters(request, self._model, choice), bound),
             vocabulary=self._vocabulary,
             parser=parser,
         )

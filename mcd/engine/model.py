@@ -60,6 +60,9 @@ class Model:
             is_recurrent=lib.llama_model_is_recurrent(self.handle) or lib.llama_model_is_hybrid(self.handle),
         )
         """Where a sequence's memory can be shortened or copied."""
+        eos = lib.llama_vocab_eos(self.vocab)
+        self.end_token: int = eos if eos >= 0 else lib.llama_vocab_eot(self.vocab)
+        """One that ends generation; -1 when there is none."""
         self._has_word_pieces = lib.llama_vocab_type(self.vocab) == lib.LLAMA_VOCAB_TYPE_WPM
         self._piece_buffer = ctypes.create_string_buffer(MAX_PIECE_BYTES)
 

@@ -5,15 +5,14 @@ textbook chain: a top_k always comes first (IMPLICIT_TOP_K when the request has 
 vocabulary of 128 000 costs 12 ms a token; and penalties follow it, over the answer's tokens only, so that a resumed
 answer is penalised exactly as the unbroken one.
 
-A grammar is tested on the one token that was drawn; only a rejected token makes it mask the whole vocabulary
-(37 ms at 128 000 tokens) and draw again. Each accepted token costs exactly one draw of the chain's generator, so
-replaying k tokens is k draws and a resumed seeded stream stays on its track.
+A grammar (`guide` says which, and when) is tested on the one token that was drawn; only a rejected token makes it
+mask the whole vocabulary (37 ms at 128 000 tokens) and draw again. Each accepted token costs exactly one draw of the
+chain's generator, so replaying k tokens is k draws and a resumed seeded stream stays on its track.
 """
 
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 from typing import Any
 
@@ -22,8 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mcd.api.request import ChatRequest
+from mcd.engine import candidates
+from mcd.engine.candidates import Floats
+from mcd.engine.gbnf.constraint import Constraint
+from mcd.engine.guide import Guide
 from mcd.engine.model import Model
-from mcd.errors import InvalidRequestError, UnsupportedError
+from mcd.errors import InvalidRequestError, UserError
 
 IMPLICIT_TOP_K = 1000
 """Candidates kept at most, also when the request sets no top_k or a larger one: what lies beyond has no weight."""
@@ -31,9 +34,6 @@ PENALTY_LAST_N = 4096
 """Tokens of the answer that frequency and presence penalties look back on."""
 DEFAULT_SEED = 0xFFFFFFFF
 """LLAMA_DEFAULT_SEED means "choose one"; a client's seed is never mapped to it."""
-
-Floats = npt.NDArray[np.float32]
-_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 
 class Sampling(msgspec.Struct, frozen=True):
@@ -87,30 +87,35 @@ def _token(text: str, n_vocab: int) -> int:
 
 
 class Sampler:
-    """One sequence's chain and grammar. Owner: its Sequence, which must close it."""
+    """One sequence's chain and guide. Owner: its Sequence, which must close it."""
 
-    def __init__(self, model: Model, sampling: Sampling, grammar: str | None = None) -> None:
+    def __init__(self, model: Model, sampling: Sampling, constraint: Constraint | None = None) -> None:
         """Build the chain.
 
         Raises:
-            UnsupportedError: llama.cpp does not take the grammar (too large).
+            UnsupportedError: llama.cpp does not take a grammar (too large).
         """
         self._lib = model.lib
         self._model = model
         self._draw = None if sampling.is_greedy else self._lib.llama_sampler_init_dist(sampling.seed)
         self._chain = self._build(sampling)
-        self._grammar: Any = None
-        if grammar is not None:
-            self._grammar = self._lib.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
-            if not self._grammar:
+        self._guide: Guide | None = None
+        if constraint is not None:
+            try:
+                self._guide = Guide(model, constraint, lambda token: model.piece(token, special=True))
+            except UserError:
                 self.close()
-                raise UnsupportedError("the schema is too large for a grammar", param="response_format")
+                raise
 
     def sample(self, context: Any, row: int) -> int:
         """Choose and accept the next token from an output row of the last decode."""
-        if self._grammar is None:
-            return int(self._lib.llama_sampler_sample(self._chain, context, row))
-        return self._sample_constrained(context, row)
+        guide = self._guide
+        if guide is None or (guide.grammar is None and not guide.is_near):
+            token = int(self._lib.llama_sampler_sample(self._chain, context, row))
+            if guide is not None:
+                guide.took(token)
+            return token
+        return self._sample_guided(guide, context, row)
 
     def replay(self, tokens: tuple[int, ...]) -> None:
         """Take tokens an earlier provider chose as if they had been sampled here.
@@ -118,22 +123,23 @@ class Sampler:
         Raises:
             InvalidRequestError: The grammar does not allow them: they are not of this request.
         """
-        one = np.zeros(1, _CANDIDATE)
         for token in tokens:
-            if self._grammar is not None and not self._allows(token):
-                raise InvalidRequestError("the tokens to resume after do not fit the schema", param="resume")
-            if self._draw is not None:
-                self._lib.llama_sampler_apply(self._draw, ctypes.byref(_array(self._lib, one)))
-            self._accept(token)
+            if self._guide is not None:
+                bound = self._guide.grammar
+                if bound is not None and not bound.allows(token):
+                    raise InvalidRequestError("the tokens to resume after do not fit the schema", param="resume")
+                self._guide.took(token)
+            self._draw_once()
+            self._lib.llama_sampler_accept(self._chain, token)
 
     def close(self) -> None:
         """Free everything in C."""
         if self._chain:
             self._lib.llama_sampler_free(self._chain)
             self._chain = None
-        if self._grammar:
-            self._lib.llama_sampler_free(self._grammar)
-            self._grammar = None
+        if self._guide is not None:
+            self._guide.close()
+            self._guide = None
 
     def _build(self, sampling: Sampling) -> Any:
         lib = self._lib
@@ -171,57 +177,36 @@ class Sampler:
 
     # --- under a grammar ---
 
-    def _sample_constrained(self, context: Any, row: int) -> int:
+    def _sample_guided(self, guide: Guide, context: Any, row: int) -> int:
         lib = self._lib
         logits = row_of_logits(lib, context, row, self._model.n_vocab)
         trial = lib.llama_sampler_clone(self._chain)
-        token = self._choose(trial, _candidates(logits))
+        token = self._choose(trial, candidates.every(logits))
         lib.llama_sampler_free(trial)
-        if not self._allows(token):
-            candidates = _candidates(logits)
-            lib.llama_sampler_apply(self._grammar, ctypes.byref(_array(lib, candidates)))
-            # what the grammar forbids is -inf now; dropped, so that no filter has to sort it
-            candidates = candidates[np.isfinite(candidates["logit"])]
-            if not len(candidates):
+        bound = guide.look(token)
+        if bound is not None and not bound.allows(token):
+            found = bound.mask(candidates.every(logits))
+            if not len(found):
                 return -1
-            token = self._choose(self._chain, np.ascontiguousarray(candidates))
-        elif self._draw is not None:
-            one = np.zeros(1, _CANDIDATE)
-            lib.llama_sampler_apply(self._draw, ctypes.byref(_array(lib, one)))
-        self._accept(token)
+            token = self._choose(self._chain, found)
+        else:
+            self._draw_once()
+        # the guide first: accepting a token it forbids would end the process, so it was asked before
+        guide.took(token)
+        lib.llama_sampler_accept(self._chain, token)
         return token
 
-    def _choose(self, chain: Any, candidates: npt.NDArray[Any]) -> int:
-        array = _array(self._lib, candidates)
+    def _choose(self, chain: Any, found: npt.NDArray[Any]) -> int:
+        array = candidates.array(self._lib, found)
         self._lib.llama_sampler_apply(chain, ctypes.byref(array))
         return int(array.data[array.selected].id)
 
-    def _allows(self, token: int) -> bool:
-        one = np.zeros(1, _CANDIDATE)
-        one["id"] = token
-        self._lib.llama_sampler_apply(self._grammar, ctypes.byref(_array(self._lib, one)))
-        return math.isfinite(float(one["logit"][0]))
-
-    def _accept(self, token: int) -> None:
-        # the grammar first: accepting a token it forbids would end the process, so _allows was asked before
-        if self._grammar is not None:
-            self._lib.llama_sampler_accept(self._grammar, token)
-        self._lib.llama_sampler_accept(self._chain, token)
+    def _draw_once(self) -> None:
+        if self._draw is not None:
+            self._lib.llama_sampler_apply(self._draw, ctypes.byref(candidates.array(self._lib, candidates.single(0))))
 
 
 def row_of_logits(lib: Any, context: Any, row: int, n_vocab: int) -> Floats:
     """A view of one output row's logits, valid until the next decode."""
     pointer = lib.llama_get_logits_ith(context, row)
     return np.ctypeslib.as_array(pointer, shape=(n_vocab,))
-
-
-def _candidates(logits: Floats) -> npt.NDArray[Any]:
-    candidates = np.zeros(len(logits), _CANDIDATE)
-    candidates["id"] = np.arange(len(logits), dtype=np.int32)
-    candidates["logit"] = logits
-    return candidates
-
-
-def _array(lib: Any, candidates: npt.NDArray[Any]) -> Any:
-    pointer = ctypes.cast(candidates.ctypes.data, ctypes.POINTER(lib.llama_token_data))
-    return lib.llama_token_data_array(data=pointer, size=len(candidates), selected=-1, sorted=False)

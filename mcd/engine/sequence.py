@@ -8,18 +8,25 @@ import numpy as np
 
 from mcd.engine.backend import Job, Piece
 from mcd.engine.model import Model
+from mcd.engine.parsers.message import MessageParser
 from mcd.engine.sampler import Sampler, row_of_logits
 from mcd.engine.slots import Slot
-from mcd.engine.text import TextStream
-from mcd.engine.tools import MessageParser
-from mcd.wire.payload import TokenLogprob, TopLogprob
+from mcd.engine.text import Characters, Stops
+from mcd.wire.payload import TokenLogprob, ToolCallDelta, TopLogprob
 
 
 class Vocabulary:
     """Token pieces, looked up once each: (bytes, the same as text if it is whole UTF-8), None for an end token."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, marks: str = "") -> None:
+        """Begin.
+
+        Args:
+            model: Whose tokens.
+            marks: Control tokens whose text is in here are shown: the parser reads them. Others show nothing.
+        """
         self._model = model
+        self._marks = marks
         self._pieces: dict[int, tuple[bytes, str | None] | None] = {}
 
     def piece(self, token: int) -> tuple[bytes, str | None] | None:
@@ -33,6 +40,9 @@ class Vocabulary:
         if token < 0 or self._model.is_end(token):
             return None
         piece = self._model.piece(token)
+        if not piece:
+            special = self._model.piece(token, special=True)
+            piece = special if special.decode("utf-8", "replace") in self._marks else b""
         try:
             return piece, piece.decode("utf-8")
         except UnicodeDecodeError:
@@ -43,9 +53,9 @@ class Sequence:
     """Owner: Scheduler from admission to its end; its sampler is freed by `close`."""
 
     __slots__ = (
-        "_parser", "_text", "_vocabulary", "choice", "finish_reason", "is_paused", "job", "last_token", "limit",
-        "n_cached", "n_generated", "n_logprobs", "n_reasoning", "prompt", "replayed", "sampler", "slot",
-        "stops_after_call",
+        "_characters", "_parser", "_stops", "_vocabulary", "choice", "finish_reason", "is_paused", "job",
+        "last_token", "limit", "n_cached", "n_generated", "n_logprobs", "n_reasoning", "prompt", "replayed", "sampler",
+        "slot", "stops_after_call",
     )  # fmt: skip
 
     def __init__(
@@ -78,7 +88,8 @@ class Sequence:
         self.n_cached = 0
         self.replayed = job.resume if choice == 0 else ()
         self._vocabulary = vocabulary
-        self._text = TextStream(job.request.stop)
+        self._characters = Characters()
+        self._stops = Stops(job.request.stop)
         self._parser = parser
 
     def replay(self) -> None:
@@ -90,13 +101,11 @@ class Sequence:
             InvalidRequestError: The tokens are not of this request.
         """
         self.sampler.replay(self.replayed)
-        n_calls = 0
         for token in self.replayed:
-            shown = self._show(token)
-            n_calls += len(shown[2]) if shown is not None else 0
-        if self._text.is_stopped:  # it had said everything, but its end was lost with the provider
+            self._show(token)
+        if self._stops.is_stopped:  # it had said everything, but its end was lost with the provider
             self._finish("stop")
-        elif n_calls and self.stops_after_call:
+        elif self._has_called_enough():
             self._finish("tool_calls")
         elif self.limit <= 0:
             self._finish("length")
@@ -110,11 +119,11 @@ class Sequence:
             return None
         self.n_generated += 1
         text, reasoning, calls = shown
-        self.n_reasoning += bool(reasoning)
+        self.n_reasoning += bool(reasoning) or (self._parser is not None and self._parser.is_thinking)
         logprob = self._logprob(token, context, row, model) if self.n_logprobs >= 0 else None
-        if self._text.is_stopped:
+        if self._stops.is_stopped:
             self._finish("stop")
-        elif calls and self.stops_after_call:
+        elif self._has_called_enough():
             self._finish("tool_calls")
         elif self.n_generated >= self.limit:
             self._finish("length")
@@ -122,15 +131,18 @@ class Sequence:
 
     def rest(self) -> Piece | None:
         """What was held back, once it has finished."""
-        text = self._text.finish()
-        if self._parser is None:
-            return Piece(self.choice, None, text) if text else None
-        parsed = self._parser.feed(text, is_end=True)
-        if self._parser.n_calls and self.finish_reason == "stop":
-            self.finish_reason = "tool_calls"
-        if not (parsed.text or parsed.reasoning or parsed.calls):
+        text, reasoning = self._characters.finish(), ""
+        calls: tuple[ToolCallDelta, ...] = ()
+        if self._parser is not None:
+            # the limit, or the one call that was wanted: what was begun besides is no text
+            parsed = self._parser.feed(text, is_end=True, is_cut=self.finish_reason != "stop")
+            text, reasoning, calls = parsed.text, parsed.reasoning, parsed.calls
+            if self._parser.calls.n_begun and self.finish_reason == "stop":
+                self.finish_reason = "tool_calls"
+        text = self._stops.feed(text) + self._stops.finish()
+        if not (text or reasoning or calls):
             return None
-        return Piece(self.choice, None, parsed.text, parsed.reasoning, parsed.calls)
+        return Piece(self.choice, None, text, reasoning, calls)
 
     def close(self) -> None:
         """Free what lies in C."""
@@ -139,15 +151,22 @@ class Sequence:
     def _finish(self, reason: str) -> None:
         self.finish_reason = reason
 
-    def _show(self, token: int) -> tuple[str, str, Any] | None:
+    def _has_called_enough(self) -> bool:
+        return self.stops_after_call and self._parser is not None and self._parser.calls.n_complete > 0
+
+    def _show(self, token: int) -> tuple[str, str, tuple[ToolCallDelta, ...]] | None:
         piece = self._vocabulary.piece(token)
         if piece is None:
             return None
-        text = self._text.feed(piece[0], piece[1])
+        text = self._characters.feed(piece[0], piece[1])
         if self._parser is None:
-            return text, "", ()
+            return self._stops.feed(text), "", ()
         parsed = self._parser.feed(text)
-        return parsed.text, parsed.reasoning, parsed.calls
+        # stop strings end the answer proper: what a model thinks or calls cannot contain one
+        shown = self._stops.feed(parsed.text)
+        if parsed.calls and not self._stops.is_stopped:
+            shown += self._stops.finish()
+        return shown, parsed.reasoning, parsed.calls
 
     def _logprob(self, token: int, context: Any, row: int, model: Model) -> TokenLogprob:
         """From the raw logits, before temperature and filters; costs 0.5 ms at 128 000 tokens."""

@@ -12,21 +12,17 @@ from collections.abc import Sequence
 _new_decoder = codecs.getincrementaldecoder("utf-8")
 
 
-class TextStream:
-    """The text of one choice. Owner: the slot that produces it."""
+class Characters:
+    """Bytes to text. Owner: the slot that produces them."""
 
-    __slots__ = ("_decoder", "_has_partial", "_held", "_stops", "is_stopped")
+    __slots__ = ("_decoder", "_has_partial")
 
-    def __init__(self, stops: Sequence[str] = ()) -> None:
+    def __init__(self) -> None:
         self._decoder = _new_decoder("replace")
         self._has_partial = False
-        self._held = ""
-        self._stops = tuple(stop for stop in stops if stop)
-        self.is_stopped = False
-        """A stop string was found; nothing more will be shown."""
 
     def feed(self, piece: bytes, text: str | None = None) -> str:
-        """Add one token; return what may be shown now.
+        """Add one token; return its whole characters.
 
         Args:
             piece: The token's bytes; may end inside a character.
@@ -35,22 +31,28 @@ class TextStream:
         if text is None or self._has_partial:
             text = self._decoder.decode(piece)
             self._has_partial = bool(self._decoder.getstate()[0])
-        if not self._stops:
-            return text
-        return self._through_stops(text)
+        return text
 
     def finish(self) -> str:
-        """What is left at the end: held-back text, an unfinished character as U+FFFD."""
-        rest = self._decoder.decode(b"", final=True)
-        if not self._stops or self.is_stopped:
-            return rest if not self.is_stopped else ""
-        shown = self._through_stops(rest)
-        if not self.is_stopped:
-            shown += self._held
-            self._held = ""
-        return shown
+        """An unfinished character, as U+FFFD."""
+        return self._decoder.decode(b"", final=True)
 
-    def _through_stops(self, text: str) -> str:
+
+class Stops:
+    """Ends a text before a stop string, and holds back what may be the beginning of one."""
+
+    __slots__ = ("_held", "_stops", "is_stopped")
+
+    def __init__(self, stops: Sequence[str] = ()) -> None:
+        self._held = ""
+        self._stops = tuple(stop for stop in stops if stop)
+        self.is_stopped = False
+        """A stop string was found; nothing more will be shown."""
+
+    def feed(self, text: str) -> str:
+        """Add text; return what may be shown now."""
+        if not self._stops or not text:
+            return text
         if self.is_stopped:
             return ""
         held = self._held + text
@@ -62,6 +64,34 @@ class TextStream:
         keep = max(_overlap(held, stop) for stop in self._stops)
         self._held = held[len(held) - keep :]
         return held[: len(held) - keep]
+
+    def finish(self) -> str:
+        """What was held back: the text ended, or something else follows."""
+        shown, self._held = self._held, ""
+        return shown
+
+
+class TextStream:
+    """Both, one after the other."""
+
+    __slots__ = ("_characters", "_stops")
+
+    def __init__(self, stops: Sequence[str] = ()) -> None:
+        self._characters = Characters()
+        self._stops = Stops(stops)
+
+    @property
+    def is_stopped(self) -> bool:
+        """A stop string was found; nothing more will be shown."""
+        return self._stops.is_stopped
+
+    def feed(self, piece: bytes, text: str | None = None) -> str:
+        """Add one token; return what may be shown now."""
+        return self._stops.feed(self._characters.feed(piece, text))
+
+    def finish(self) -> str:
+        """What is left at the end: held-back text, an unfinished character as U+FFFD."""
+        return self._stops.feed(self._characters.finish()) + self._stops.finish()
 
 
 def _overlap(text: str, stop: str) -> int:

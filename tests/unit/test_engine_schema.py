@@ -11,37 +11,57 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcd.api.request import ChatMessage, ChatRequest, ResponseFormat, ToolFunction
-from mcd.engine import grammar
-from mcd.engine.schema import Grammar, literal
+from mcd.engine.gbnf import constraint
+from mcd.engine.gbnf.rules import Rules, literal
+from mcd.engine.gbnf.schema import SchemaCompiler
+from mcd.engine.parsers.families import FAMILIES, Family, family_of
 from mcd.errors import InvalidRequestError, UnsupportedError
 
 
 def compile_schema(schema: Any) -> str:
-    built = Grammar("response_format")
-    return built.text(built.schema(json.dumps(schema).encode(), "answer"))
+    rules = Rules("response_format")
+    return rules.text(SchemaCompiler(rules).schema(json.dumps(schema).encode(), "answer"))
 
 
 @pytest.mark.parametrize(
     ("schema", "says"),
     [
-        ({"type": "string", "pattern": "^a"}, "pattern"),
+        ({"type": "string", "pattern": "(?=a)"}, "pattern"),
+        ({"type": "string", "pattern": "a\\b"}, "pattern"),
+        ({"type": "string", "pattern": "(a)\\1"}, "pattern"),
+        ({"type": "string", "pattern": "[a"}, "pattern"),
+        ({"type": "string", "pattern": "a{1,5000}"}, "pattern"),
+        ({"type": "string", "pattern": "x^"}, "pattern"),
+        ({"type": "string", "pattern": "a", "maxLength": 3}, "pattern"),
         ({"type": "object", "properties": {}, "patternProperties": {}}, "patternProperties"),
-        ({"not": {}}, "type null is unknown"),
+        ({"type": "object", "propertyNames": {}}, "propertyNames"),
+        ({"type": "object", "minProperties": 1}, "minProperties"),
+        ({"not": {}}, "not"),
+        ({"if": {}, "then": {}}, "if"),
         ({"type": "colour"}, "colour"),
+        ({"type": ["string", "colour"]}, "unknown"),
         ({"type": "number", "multipleOf": 2}, "multipleOf"),
+        ({"type": "number", "minimum": 0.5}, "minimum"),
+        ({"type": "integer", "minimum": 3, "maximum": 2}, "minimum"),
         ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+        ({"type": "array", "contains": {}}, "contains"),
         ({"type": "array", "items": {"type": "string", "contentEncoding": "base64"}}, "contentEncoding"),
-        ({"type": "string", "format": "email"}, "email"),
-        ({"type": "integer", "minimum": 3}, "minimum"),
+        ({"type": "string", "format": "regex"}, "regex"),
         ({"type": "string", "minLength": 5, "maxLength": 2}, "maxLength"),
         ({"type": "string", "maxLength": 100_000}, "maxLength"),
         ({"$ref": "http://example.org/x"}, "\\$ref"),
         ({"$ref": "#/$defs/none"}, "\\$ref"),
-        ({"type": "object", "properties": {"a": {}}, "required": ["b"]}, "required"),
+        ({"type": "object", "properties": {"a": {}}, "required": ["b"], "additionalProperties": False}, "required"),
         ({"enum": []}, "enum"),
-        ({"anyOf": []}, "union"),
+        ({"enum": ["a"], "type": "integer"}, "enum"),
+        ({"anyOf": []}, "anyOf"),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
         (3, "object"),
-        ({"allOf": [{"enum": [1]}]}, "allOf"),
+        ({"allOf": [{"pattern": "a"}, {"pattern": "b"}]}, "pattern"),
+        (
+            {"allOf": [{"properties": {"a": {}}, "additionalProperties": False}, {"properties": {"b": {}}}]},
+            "additional",
+        ),
     ],
 )
 def test_what_cannot_be_enforced_is_named(schema: Any, says: str) -> None:
@@ -102,7 +122,7 @@ def test_deep_and_large_schemas_are_refused_quickly() -> None:
     with pytest.raises(UnsupportedError):
         compile_schema(wide)
     with pytest.raises(UnsupportedError, match="JSON"):
-        Grammar("tools").schema(b"{" * 100_000, "x")
+        SchemaCompiler(Rules("tools")).schema(b"{" * 100_000, "x")
 
 
 @settings(deadline=None, max_examples=200)
@@ -133,34 +153,72 @@ def request(**members: Any) -> ChatRequest:
     return ChatRequest(model="m", messages=(ChatMessage(role="user", content="x"),), **members)
 
 
-def test_only_constrained_requests_get_a_grammar() -> None:
-    assert grammar.build(request(), "tagged") is None
-    assert grammar.build(request(tools=TOOLS), "tagged") is None
-    assert grammar.build(request(tools=TOOLS, tool_choice="none"), "tagged") is None
+def family(name: str) -> Family:
+    return family_of(" ".join(next(each for each in FAMILIES if each.name == name).signs))
 
 
-def test_forced_tools_follow_the_family() -> None:
-    tagged = grammar.build(request(tools=TOOLS, tool_choice="required"), "tagged")
-    assert tagged is not None
-    assert "<tool_call>" in tagged
-    assert "add" in tagged
-    assert "stop" in tagged
-    named = grammar.build(request(tools=TOOLS, tool_choice="function:stop"), "mistral")
+def bound(name: str, *, may_think: bool = False, **members: Any) -> constraint.Constraint | None:
+    return constraint.build(request(**members), family(name), "unknown", may_think=may_think)
+
+
+def test_only_constrained_requests_are_bound() -> None:
+    assert bound("hermes") is None
+    assert bound("hermes", tools=TOOLS, tool_choice="none") is None
+    free = bound("hermes", tools=TOOLS)
+    assert free is not None
+    assert free.answer is None
+    assert free.marks == ("<tool_call>",)
+
+
+@pytest.mark.parametrize("name", [each.name for each in FAMILIES])
+def test_forced_tools_follow_the_family(name: str) -> None:
+    forced = bound(name, tools=TOOLS, tool_choice="required", may_think=True)
+    assert forced is not None
+    assert forced.answer is not None
+    assert forced.after_thoughts is not None
+    assert forced.head is not None
+    text = forced.answer.text()
+    assert "add" in text
+    assert "stop" in text
+    named = bound(name, tools=TOOLS, tool_choice="function:stop")
     assert named is not None
-    assert "[TOOL_CALLS]" in named
-    assert "add" not in named
+    assert named.answer is not None
+    assert "add" not in named.answer.text()
     with pytest.raises(InvalidRequestError, match="tool_choice"):
-        grammar.build(request(tools=TOOLS, tool_choice="function:none"), "plain")
+        bound(name, tools=TOOLS, tool_choice="function:none")
 
 
 def test_unsupported_tool_schema_names_tools() -> None:
-    bad = (ToolFunction(name="f", parameters=msgspec.Raw(b'{"type":"string","pattern":"x"}')),)
-    with pytest.raises(UnsupportedError) as caught:
-        grammar.build(request(tools=bad, tool_choice="required"), "tagged")
+    raw = msgspec.Raw(b'{"type":"object","properties":{"a":{"type":"string","pattern":"(?=x)"}}}')
+    with pytest.raises(UnsupportedError, match="pattern") as caught:
+        bound("hermes", tools=(ToolFunction(name="f", parameters=raw),), tool_choice="required")
     assert caught.value.param == "tools"
+    with pytest.raises(UnsupportedError, match="pattern"):
+        bound("hermes", tools=(ToolFunction(name="f", parameters=raw, strict=True),))
+
+
+@pytest.mark.parametrize("name", [each.name for each in FAMILIES])
+def test_a_tool_that_nobody_made_strict_falls_back_to_any_object(name: str) -> None:
+    """OpenAI's tools that are not strict promise nothing, and real ones hold whatever JSON Schema has."""
+    raw = msgspec.Raw(b'{"type":"object","properties":{"a":{"type":"string","pattern":"(?=x)"}}}')
+    lenient = bound(name, tools=(ToolFunction(name="f", parameters=raw),))
+    assert lenient is not None
+    assert lenient.call is not None
 
 
 def test_json_object_with_tools_allows_both() -> None:
-    text = grammar.build(request(tools=TOOLS, response_format=ResponseFormat(type="json_object")), "tagged")
-    assert text is not None
-    assert text.startswith("root ::= object | calls")
+    both = bound("hermes", tools=TOOLS, response_format=ResponseFormat(type="json_object"))
+    assert both is not None
+    assert both.answer is not None
+    assert "answer ::= object | calls" in both.answer.text()
+
+
+def test_unions_of_unions_and_references_end_soon() -> None:
+    """Each alternative refers to the whole twice: without a bound, 2 to the 32nd alternatives."""
+    node: Any = {"type": "object", "anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/a"}]}
+    for schema in (
+        {"$defs": {"a": node}, "$ref": "#/$defs/a"},
+        {"$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}] * 2}}, "$ref": "#/$defs/a"},
+    ):
+        with pytest.raises(UnsupportedError):
+            compile_schema(schema)

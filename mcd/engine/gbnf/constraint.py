@@ -1,0 +1,129 @@
+"""What a request demands of its answer, and from which mark on it is demanded.   Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from mcd.api.request import ChatRequest, ToolFunction
+from mcd.engine.gbnf.calls import CallGrammar, held_to
+from mcd.engine.gbnf.rules import Rules, literal
+from mcd.engine.gbnf.schema import SchemaCompiler
+from mcd.engine.parsers.families import Family, HarmonyCalls, Thinking
+from mcd.errors import InvalidRequestError
+
+FORCED = "function:"
+"""Prefix of a tool_choice that names its function."""
+_SPACE = "[ \\n]{0,4}"
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """A grammar without its root: rules, and the expression that begins where the text begins to be bound."""
+
+    expression: str
+    rules: Rules
+
+    def text(self, before: str = "") -> str:
+        """The grammar of ``before``, which has been said, and what follows."""
+        return self.rules.text(f"{literal(before)} {self.expression}" if before else self.expression)
+
+
+class Constraint(msgspec.Struct, frozen=True):
+    """What binds one choice's text."""
+
+    family: Family
+    thinking: Thinking
+    answer: Bound | None = None
+    """The whole answer, from its beginning or from the end of the thoughts."""
+    after_thoughts: Bound | None = None
+    """The same behind thoughts."""
+    head: Bound | None = None
+    """Thoughts or the answer, where the model may choose."""
+    call: Bound | None = None
+    """A call, from its mark."""
+    marks: tuple[str, ...] = ()
+    head_marks: tuple[str, ...] = ()
+
+    def grammars(self) -> list[tuple[str, str]]:
+        """Each that may be needed, and the member of the request that an error names."""
+        bounds = [bound for bound in (self.answer, self.after_thoughts, self.head, self.call) if bound is not None]
+        return [(bound.text(), bound.rules.param) for bound in bounds]
+
+
+def build(request: ChatRequest, family: Family, thinking: Thinking, *, may_think: bool) -> Constraint | None:
+    """What binds the answer to this request; None when it is free.
+
+    Raises:
+        UnsupportedError: A schema cannot be enforced; names the keyword.
+        InvalidRequestError: tool_choice names no tool that was offered.
+    """
+    forced = _forced_tools(request)
+    offered = request.tools if request.tool_choice == "auto" else ()
+    if forced:
+        rules = Rules("tools")
+        answer = _turn(rules, family, forced, is_strict=True, may_repeat=request.parallel_tool_calls)
+    elif request.response_format.type != "text":
+        rules = Rules("response_format")
+        answer = _formatted(rules, request, family)
+        if offered:  # a call is a valid turn too: only the answer proper is bound to the format
+            answer = (
+                f"{answer} | {_turn(rules, family, offered, is_strict=False, may_repeat=request.parallel_tool_calls)}"
+            )
+    elif offered:
+        return _lazy(request, family, thinking)
+    else:
+        return None
+    return _bound(family, thinking, rules, answer, may_think=may_think)
+
+
+def _bound(family: Family, thinking: Thinking, rules: Rules, answer: str, *, may_think: bool) -> Constraint:
+    think = family.think
+    assert think is not None
+    answer = rules.rule("answer", answer)
+    # harmony: each message begins anew with its author
+    between = '"<|start|>assistant"' if isinstance(family.calls, HarmonyCalls) else _SPACE
+    head = f"{_SPACE} {literal(think.open)} .* | {_SPACE} {answer}"
+    if isinstance(family.calls, HarmonyCalls):
+        head = f"{literal(think.open)} .* | {answer}"
+    return Constraint(
+        family,
+        thinking,
+        answer=Bound(answer, rules),
+        after_thoughts=Bound(f"{between} {answer}", rules) if may_think else None,
+        head=Bound(head, rules) if may_think and thinking == "unknown" else None,
+    )
+
+
+def _formatted(rules: Rules, request: ChatRequest, family: Family) -> str:
+    wanted = request.response_format
+    if wanted.type == "json_schema" and wanted.schema:
+        answer = SchemaCompiler(rules).schema(wanted.schema, "json")
+    else:
+        answer = rules.shared("object")
+    if isinstance(family.calls, HarmonyCalls):
+        return rules.rule("final", f'"<|channel|>final" (" <|constrain|>json")? "<|message|>" {answer}')
+    return answer
+
+
+def _turn(rules: Rules, family: Family, tools: tuple[ToolFunction, ...], *, is_strict: bool, may_repeat: bool) -> str:
+    held = [held_to(tool, family, is_strict=is_strict) for tool in tools]
+    return CallGrammar(rules, family, held).turn(may_repeat=may_repeat)
+
+
+def _lazy(request: ChatRequest, family: Family, thinking: Thinking) -> Constraint:
+    rules = Rules("tools")
+    calls = CallGrammar(rules, family, [held_to(tool, family, is_strict=False) for tool in request.tools])
+    marks, head_marks = calls.marks()
+    marked = calls.marked(may_repeat=request.parallel_tool_calls)
+    return Constraint(family, thinking, call=Bound(marked, rules), marks=marks, head_marks=head_marks)
+
+
+def _forced_tools(request: ChatRequest) -> tuple[ToolFunction, ...]:
+    if request.tool_choice == "required":
+        return request.tools
+    if not request.tool_choice.startswith(FORCED):
+        return ()
+    name = request.tool_choice.removeprefix(FORCED)
+    chosen = tuple(tool for tool in request.tools if tool.name == name)
+    if not chosen:
+        raise InvalidRequestError("tool_choice names a function that is not in tools", param="tool_choice")
+    return chosen

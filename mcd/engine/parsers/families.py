@@ -1,0 +1,343 @@
+"""Every way of writing thoughts and calls we know, and which of them a chat template uses.   Pure.
+
+One table. A family is recognised by what its template says; the first whose signs are all there is it, so the more
+particular ones come first. The texts serve reading and, in `mcd.engine.call_grammar`, constraining alike.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Thinking = Literal["open", "closed", "unknown"]
+"""What a prompt's end says of thoughts: it opened them, closed them, or left it to the model."""
+IdStyle = Literal["call", "nine", "own"]
+"""Of a call's id: ``call_`` and 24 hex digits; 9 characters, as Mistral's templates insist; the one the model wrote."""
+
+
+class Think(msgspec.Struct, frozen=True):
+    """How thoughts are marked."""
+
+    open: str
+    close: str
+    anywhere: bool = False
+    """Whether thoughts may begin after text too; safe only where the marks are tokens that text cannot contain."""
+
+
+class JsonCalls(msgspec.Struct, frozen=True):
+    """``OPEN pad {"name": ..., "arguments": {...}} pad CLOSE``, or a list of such objects in one pair of marks."""
+
+    open: str
+    close: str
+    is_bare_too: bool = False
+    """An object without marks is a call too, if the answer begins with it and it names a tool."""
+    is_list: bool = False
+    pad: str = ""
+    """Stands inside both marks."""
+    name_key: str = "name"
+    arguments_key: str = "arguments"
+    between: str = "\n"
+    """What separates calls: between closing and opening mark, or between the objects of a list."""
+    before_name: str = ""
+    """Members the model writes before the name, as it writes them."""
+    after_arguments: str = ""
+    """GBNF of members it writes after the arguments."""
+
+
+class Parameters(msgspec.Struct, frozen=True):
+    """Arguments as ``OPEN key AFTER_KEY [VALUE_OPEN] value CLOSE``, one after another, values unquoted."""
+
+    open: str
+    after_key: str
+    close: str
+    value_open: str = ""
+    pad: Literal["", "\n"] = ""
+    """Stands around each value and is no part of it."""
+    between: str = "\n"
+    string_mark: str = ""
+    """Stands between key and AFTER_KEY for a string and says so."""
+    other_mark: str = ""
+    """The same for any other value."""
+
+
+class NamedCalls(msgspec.Struct, frozen=True):
+    """``[SECTION] OPEN name AFTER_NAME arguments CLOSE ... [SECTION_CLOSE]``."""
+
+    open: str
+    after_name: str
+    close: str
+    body: Literal["json", "gemma"] | Parameters = "json"
+    section: str = ""
+    section_close: str = ""
+    name_prefix: str = ""
+    """Written before the name and no part of it."""
+    has_index: bool = False
+    """The name ends in ``:NUMBER``, and all of it is the call's id."""
+    id_mark: str = ""
+    """Instead of AFTER_NAME this and an id may follow the name, then AFTER_NAME."""
+    between: str = ""
+    after_section: str = ""
+    """White space between SECTION and the first OPEN, and before SECTION_CLOSE."""
+
+
+class HarmonyCalls(msgspec.Struct, frozen=True):
+    """Messages addressed to ``functions.NAME``; see `harmony`."""
+
+
+class Family(msgspec.Struct, frozen=True):
+    """One way of writing."""
+
+    name: str
+    signs: tuple[str, ...]
+    """All of these are in the template."""
+    calls: JsonCalls | NamedCalls | HarmonyCalls
+    think: Think | None = None
+    """None: whatever of `THINKS` the template mentions."""
+    drops: tuple[str, ...] = ()
+    """Marks around the answer or between its parts that are nothing to show."""
+    ids: IdStyle = "call"
+
+
+TAGS = Think("<think>", "</think>")
+THINKS = (
+    TAGS,
+    Think("[THINK]", "[/THINK]", anywhere=True),
+    Think("<|START_THINKING|>", "<|END_THINKING|>", anywhere=True),
+    Think("<seed:think>", "</seed:think>"),
+    Think("<|channel>thought", "<channel|>", anywhere=True),
+    Think("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
+)
+HARMONY_THINK = Think("<|channel|>analysis<|message|>", "<|end|>", anywhere=True)
+
+_XML = Parameters("<parameter=", ">", "</parameter>", pad="\n")
+_INVOKE = Parameters('<parameter name="', '">', "</parameter>")
+_DSML = Parameters(
+    '<｜DSML｜parameter name="',
+    ">",
+    "</｜DSML｜parameter>",
+    string_mark='" string="true"',
+    other_mark='" string="false"',
+)
+_ARG_KEYS = Parameters("<arg_key>", "</arg_key>", "</arg_value>", value_open="<arg_value>")
+_BARE = JsonCalls("<|python_tag|>", "", is_bare_too=True, arguments_key="parameters", between="; ")
+_DEEPSEEK = ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>")
+
+
+def _dsml(section: str) -> NamedCalls:
+    return NamedCalls(
+        '<｜DSML｜invoke name="',
+        '">\n',
+        "</｜DSML｜invoke>",
+        _DSML,
+        f"<｜DSML｜{section}>",
+        f"</｜DSML｜{section}>",
+        between="\n",
+        after_section="\n",
+    )
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family("gpt-oss", ("<|channel|>", "<|message|>", "<|call|>"), HarmonyCalls(), HARMONY_THINK),
+    Family("gemma 4", ("<|tool_call>", "<tool_call|>"), NamedCalls("<|tool_call>call:", "{", "<tool_call|>", "gemma")),
+    Family("deepseek v3.2", ("｜DSML｜", "function_calls>"), _dsml("function_calls")),
+    Family("deepseek v4", ("｜DSML｜",), _dsml("tool_calls")),
+    Family(
+        "deepseek r1",
+        ("<｜tool▁calls▁begin｜>", "```json"),
+        NamedCalls(
+            "<｜tool▁call▁begin｜>",
+            "\n```json\n",
+            "\n```<｜tool▁call▁end｜>",
+            section=_DEEPSEEK[0],
+            section_close=_DEEPSEEK[1],
+            name_prefix="function<｜tool▁sep｜>",
+            between="\n",
+        ),
+    ),
+    Family(
+        "deepseek v3.1",
+        ("<｜tool▁calls▁begin｜>",),
+        NamedCalls(
+            "<｜tool▁call▁begin｜>",
+            "<｜tool▁sep｜>",
+            "<｜tool▁call▁end｜>",
+            section=_DEEPSEEK[0],
+            section_close=_DEEPSEEK[1],
+        ),
+    ),
+    Family(
+        "kimi k2",
+        ("<|tool_calls_section_begin|>",),
+        NamedCalls(
+            "<|tool_call_begin|>",
+            "<|tool_call_argument_begin|>",
+            "<|tool_call_end|>",
+            section="<|tool_calls_section_begin|>",
+            section_close="<|tool_calls_section_end|>",
+            name_prefix="functions.",
+            has_index=True,
+        ),
+        ids="own",
+    ),
+    Family(
+        "minimax m2",
+        ("<minimax:tool_call>",),
+        NamedCalls(
+            '<invoke name="',
+            '">\n',
+            "</invoke>",
+            _INVOKE,
+            "<minimax:tool_call>",
+            "</minimax:tool_call>",
+            between="\n",
+            after_section="\n",
+        ),
+    ),
+    Family(
+        "seed-oss",
+        ("<seed:tool_call>",),
+        NamedCalls(
+            "<function=",
+            ">\n",
+            "</function>",
+            Parameters("<parameter=", ">", "</parameter>"),
+            "<seed:tool_call>",
+            "</seed:tool_call>",
+            between="\n",
+            after_section="\n",
+        ),
+    ),
+    Family(
+        "glm", ("<arg_key>", "<tool_call>"), NamedCalls("<tool_call>", "\n", "</tool_call>", _ARG_KEYS, between="\n")
+    ),
+    Family(
+        "qwen xml",
+        ("<function=", "<parameter=", "<tool_call>"),
+        NamedCalls(
+            "<function=",
+            ">\n",
+            "</function>",
+            _XML,
+            "<tool_call>",
+            "</tool_call>",
+            between="\n",
+            after_section="\n",
+        ),
+    ),
+    Family("functionary 3.1", ("<function=", "</function>"), NamedCalls("<function=", ">", "</function>")),
+    Family("nemotron", ("<TOOLCALL>",), JsonCalls("<TOOLCALL>", "</TOOLCALL>", is_list=True, between=", ")),
+    Family(
+        "minimax m1", ("<tool_calls>", "<beginning_of_sentence>"), JsonCalls("<tool_calls>", "</tool_calls>", pad="\n")
+    ),
+    Family(
+        "apriel",
+        ("<tool_calls>",),
+        JsonCalls("<tool_calls>", "</tool_calls>", is_list=True, between=", "),
+        drops=("[BEGIN FINAL RESPONSE]", "[END FINAL RESPONSE]"),
+    ),
+    Family(
+        "phi 4 mini",
+        ("<|tool_call|>", "<|/tool_call|>"),
+        JsonCalls("<|tool_call|>", "<|/tool_call|>", is_list=True, between=", "),
+    ),
+    Family(
+        "granite 3",
+        ("<|tool_call|>",),
+        JsonCalls("<|tool_call|>", "", is_list=True, between=", "),
+        drops=("<response>", "</response>"),
+    ),
+    Family("gigachat", ("<|function_call|>",), JsonCalls("<|function_call|>", "")),
+    Family("hermes", ("<tool_call>",), JsonCalls("<tool_call>", "</tool_call>", pad="\n")),
+    Family(
+        "mistral args",
+        ("[TOOL_CALLS]", "[ARGS]"),
+        NamedCalls("[TOOL_CALLS]", "[ARGS]", "", id_mark="[CALL_ID]"),
+        ids="nine",
+    ),
+    Family(
+        "mistral",
+        ("[TOOL_CALLS]",),
+        JsonCalls(
+            "[TOOL_CALLS]",
+            "",
+            is_list=True,
+            between=", ",
+            after_arguments='(", \\"id\\": \\"" [a-zA-Z0-9]{9} "\\"")?',
+        ),
+        ids="nine",
+    ),
+    Family(
+        "command r7b",
+        ("<|START_ACTION|>",),
+        JsonCalls(
+            "<|START_ACTION|>",
+            "<|END_ACTION|>",
+            is_list=True,
+            name_key="tool_name",
+            arguments_key="parameters",
+            between=",\n    ",
+            pad="\n",
+            before_name='"tool_call_id": "0", ',
+        ),
+        drops=("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"),
+    ),
+    Family(
+        "command r",
+        ("Action:", "```json", '"tool_name"'),
+        JsonCalls(
+            "Action:",
+            "```",
+            is_list=True,
+            name_key="tool_name",
+            arguments_key="parameters",
+            between=",\n",
+            pad="\n```json\n",
+        ),
+    ),
+    Family("llama 3", ("<|start_header_id|>",), _BARE, drops=("<|python_tag|>",)),
+    Family("plain", (), _BARE),
+)
+"""The last one fits every template: a whole answer that is one JSON call, and ``<think>``."""
+
+
+def family_of(template: str) -> Family:
+    """How a model with this template writes; `Family.think` is set."""
+    family = next(family for family in FAMILIES if all(sign in template for sign in family.signs))
+    if family.think is not None:
+        return family
+    think = next((think for think in THINKS if think.open in template or think.close in template), TAGS)
+    return msgspec.structs.replace(family, think=think)
+
+
+def may_think(family: Family, template: str) -> bool:
+    """Whether the template knows of thoughts at all."""
+    assert family.think is not None
+    return family.think.open in template or family.think.close in template
+
+
+def thinking_after(family: Family, prompt: str) -> Thinking:
+    """Whether a prompt leaves the model at its thoughts."""
+    assert family.think is not None
+    end = prompt[-256:].rstrip()
+    if end.endswith(family.think.open):
+        return "open"
+    is_harmony = isinstance(family.calls, HarmonyCalls)  # there the same mark ends every message
+    return "closed" if end.endswith(family.think.close) and not is_harmony else "unknown"
+
+
+def marks(family: Family) -> str:
+    """All of its marks in one text: a control token found in it is part of them."""
+    assert family.think is not None
+    texts = [family.think.open, family.think.close, *family.drops]
+    match family.calls:
+        case HarmonyCalls():
+            texts += ["<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>"]
+        case JsonCalls() as calls:
+            texts += [calls.open, calls.close]
+        case NamedCalls() as calls:
+            texts += [calls.open, calls.after_name, calls.close, calls.section, calls.section_close]
+            texts += [calls.name_prefix, calls.id_mark, '<|"|>' if calls.body == "gemma" else ""]
+            if isinstance(calls.body, Parameters):
+                texts += [calls.body.open, calls.body.after_key, calls.body.value_open, calls.body.close]
+    return "\0".join(texts)

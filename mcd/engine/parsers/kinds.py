@@ -1,0 +1,118 @@
+"""What a schema says of a parameter that was written without quotes: is ``5`` a number or a text?   Pure."""
+
+from __future__ import annotations
+
+import ast
+import json
+from typing import Any
+
+import msgspec
+
+from mcd.api.request import ToolFunction
+
+ALL = frozenset({"string", "integer", "number", "boolean", "null", "object", "array"})
+MAX_DEPTH = 16
+"""References and unions followed; deeper ones mean any kind."""
+MAX_LITERAL_CHARS = 65_536
+"""Longest value that is tried as Python: some templates show such to the model, who then writes it."""
+_WORDS = {"True": "true", "False": "false", "None": "null"}
+_OF_PYTHON = {str: "string", bool: "boolean", type(None): "null", dict: "object", list: "array", float: "number"}
+
+
+class ParameterKinds:
+    """The JSON types that the parameters of one tool may have."""
+
+    __slots__ = ("_properties", "_root")
+
+    def __init__(self, tool: ToolFunction | None) -> None:
+        self._root: Any = {}
+        if tool is not None and tool.parameters:
+            try:
+                self._root = msgspec.json.decode(tool.parameters)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                self._root = {}
+        properties = self._root.get("properties") if isinstance(self._root, dict) else None
+        self._properties: dict[str, Any] = properties if isinstance(properties, dict) else {}
+
+    def of(self, key: str) -> frozenset[str]:
+        """Of one parameter; all when the schema does not say."""
+        return kinds_of(self._properties.get(key), self._root)
+
+
+def kinds_of(node: Any, root: Any, depth: int = 0) -> frozenset[str]:
+    """The JSON types that a schema admits, as far as its keywords say so plainly."""
+    if not isinstance(node, dict) or depth > MAX_DEPTH:
+        return ALL
+    if isinstance(node.get("$ref"), str):
+        return kinds_of(find(root, node["$ref"]), root, depth + 1)
+    admitted = ALL
+    if isinstance(node.get("enum"), list):
+        admitted &= frozenset().union(*(_kinds_of_value(value) for value in node["enum"]))
+    if "const" in node:
+        admitted &= _kinds_of_value(node["const"])
+    for word in ("anyOf", "oneOf"):
+        if isinstance(node.get(word), list):
+            admitted &= frozenset().union(*(kinds_of(part, root, depth + 1) for part in node[word]))
+    for part in node["allOf"] if isinstance(node.get("allOf"), list) else ():
+        admitted &= kinds_of(part, root, depth + 1)
+    return admitted & _named(node)
+
+
+def _named(node: dict[str, Any]) -> frozenset[str]:
+    """What ``type`` says."""
+    types = node.get("type")
+    types = [types] if isinstance(types, str) else types
+    if not isinstance(types, list):
+        return ALL
+    named = {kind for kind in types if isinstance(kind, str)}
+    if node.get("nullable") is True:
+        named.add("null")
+    return ALL & (named | ({"integer"} if "number" in named else set()))
+
+
+def find(root: Any, target: str) -> Any:
+    """What a local reference points at; None for nothing."""
+    node = root
+    for part in target.lstrip("#").strip("/").split("/") if target not in ("#", "#/") else []:
+        key = part.replace("~1", "/").replace("~0", "~")
+        if not isinstance(node, dict) or key not in node:
+            return None
+        node = node[key]
+    return node
+
+
+def to_json(text: str, kinds: frozenset[str]) -> str:
+    """An unquoted value as JSON text: as it is if that is of a kind the schema admits, else as a string."""
+    shown = text.strip()
+    for candidate in (shown, _WORDS.get(shown, "")):
+        if (_kind_of_json(candidate) & kinds) - {"string"}:
+            return candidate
+    if kinds & {"object", "array"} and shown[:1] in ("{", "["):
+        literal = _python_literal(shown)
+        if literal is not None:
+            return literal
+    if kinds == {"string"} or not shown.startswith('"') or "string" not in _kind_of_json(shown):
+        return json.dumps(text, ensure_ascii=False)
+    return shown  # a quoted string where something else, or nothing, was said of it
+
+
+def _kind_of_json(text: str) -> frozenset[str]:
+    try:
+        return _kinds_of_value(msgspec.json.decode(text))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return frozenset()
+
+
+def _kinds_of_value(value: Any) -> frozenset[str]:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return frozenset({"integer", "number"})
+    return frozenset({_OF_PYTHON[type(value)]})
+
+
+def _python_literal(text: str) -> str | None:
+    if len(text) > MAX_LITERAL_CHARS:
+        return None
+    try:
+        return json.dumps(ast.literal_eval(text), ensure_ascii=False)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
