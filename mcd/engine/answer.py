@@ -206,7 +206,7 @@ class Answer:
 def _n_chars(piece: Piece) -> int:
     n_chars = len(piece.text) + len(piece.reasoning)
     if piece.tool_calls:
-        n_chars += sum(len(call.arguments) for call in piece.tool_calls)
+        n_chars += sum(len(call.arguments) + len(call.name) + len(call.id) for call in piece.tool_calls)
     return n_chars
 
 
@@ -265,6 +265,18 @@ def _delta(run: list[Piece]) -> Delta:
         "".join([piece.text for piece in run]),
         tuple([piece.token for piece in run if piece.token is not None]),
         "".join([piece.reasoning for piece in run]),
-        tuple([call for piece in run for call in piece.tool_calls]),
+        _joined([call for piece in run for call in piece.tool_calls]),
         tuple([piece.logprob for piece in run if piece.logprob is not None]),
     )
+
+
+def _joined(calls: list[ToolCallDelta]) -> tuple[ToolCallDelta, ...]:
+    """With the fragments of a call that follow one another as one: a token brings a few characters."""
+    joined: list[ToolCallDelta] = []
+    for call in calls:
+        last = joined[-1] if joined else None
+        if last is not None and last.index == call.index and not call.id:
+            joined[-1] = ToolCallDelta(last.index, last.id, last.name, last.arguments + call.arguments)
+        else:
+            joined.append(call)
+    return tuple(joined)

@@ -228,9 +228,7 @@ class LlamaBackend:
             limit = min(limit, job.max_output_tokens // job.request.n)  # what earlier providers delivered counts too
         return limit
 
-    def _sequence(
-        self, job: Job, choice: int, prompt: list[int], limit: int, thinking: families.Thinking
-    ) -> Sequence:
+    def _sequence(self, job: Job, choice: int, prompt: list[int], limit: int, thinking: families.Thinking) -> Sequence:
         request = job.request
         if job.resume and request.n != 1:
             raise UnsupportedError("an answer with several choices cannot be resumed", param="n")
