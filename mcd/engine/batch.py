@@ -71,19 +71,24 @@ class Batch:
         self._n_most = max(self._n_most, self.n_rows)
         return int(self._lib.llama_decode(context, self._struct))
 
-    def scrub(self, context: Any, sequence: int) -> None:
+    def scrub(self, context: Any, sequence: int, longest: int = 0) -> None:
         """Overwrite the token ids that earlier batches left in llama.cpp's own buffers.
 
-        A batch of zeros, as large as the largest of them, on a sequence nobody uses. It is broken off before anything
-        is computed, but after llama.cpp has copied its tokens to where it copies all tokens.
+        A batch of zeros, as large as the largest of them, on a sequence nobody uses; where a sequence may hold only
+        ``longest`` tokens, on as many as it takes. It is broken off before anything is computed, but after llama.cpp
+        has copied its tokens to where it copies all tokens.
         """
         if not self._n_most:
             return
         self.clear()
-        self.add([0] * self._n_most, 0, sequence, wants_output=True)
+        run = longest or self._n_most
+        sequences = range(sequence, sequence - (-self._n_most // run))
+        for each, at in zip(sequences, range(0, self._n_most, run), strict=True):
+            self.add([0] * min(run, self._n_most - at), 0, each, wants_output=True)
         self._lib.llama_set_abort_callback(context, _ABORT, None)
         self.decode(context)
         self._lib.llama_set_abort_callback(context, _NEVER, None)
-        self._lib.llama_memory_seq_rm(self._lib.llama_get_memory(context), sequence, -1, -1)
+        for each in sequences:
+            self._lib.llama_memory_seq_rm(self._lib.llama_get_memory(context), each, -1, -1)
         self.clear()
         self._n_most = 0

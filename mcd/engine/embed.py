@@ -22,7 +22,9 @@ from mcd.engine.lexicon import Lexicon
 from mcd.engine.messages import EngineOptions, FailureCode
 from mcd.engine.model import Model
 from mcd.engine.pairs import pair_tokens
+from mcd.engine.parts import MAX_RESULT_BYTES
 from mcd.engine.roles import Role
+from mcd.engine.tidy import SCRUB_AFTER_S, WIPE_AFTER_S
 from mcd.errors import ContextLengthError, InvalidRequestError, UserError
 from mcd.units import Seconds
 from mcd.wire.messages import RefuseReason
@@ -30,8 +32,6 @@ from mcd.wire.payload import MAX_RESULTS_PER_FRAME, Scores, Usage, Vectors
 
 DEFAULT_SLOTS = 8
 """Requests whose texts share the steps."""
-MAX_RESULT_BYTES = 15 * 1024 * 1024
-"""Of all vectors of one answer: what a response may hold, less heads and padding."""
 
 
 class EmbedBackend:
@@ -57,6 +57,9 @@ class EmbedBackend:
         self._turn: deque[_Running] = deque()
         """Those with texts left to compute, next one first."""
         self._waiting_bytes = 0
+        self._scrub_at: Seconds | None = None
+        self._wipe_at: Seconds | None = None
+        """When what the last texts left is overwritten, unless others come before."""
         speed = self._encoder.measure()
         self._facts = Facts(
             n_ctx=self._encoder.n_ctx,
@@ -117,14 +120,26 @@ class EmbedBackend:
                 self._tokenised(task, done[1])
         self._fill()
         if not self._encoder.has_work():
+            self._tidy(now)
             return
+        self._scrub_at, self._wipe_at = now + SCRUB_AFTER_S, now + WIPE_AFTER_S
         for item, vector in self._encoder.compute():
             self._computed(item, vector)
 
+    def _tidy(self, now: Seconds) -> None:
+        if self._scrub_at is not None and now >= self._scrub_at:
+            self._encoder.scrub()
+            self._scrub_at = None
+        if self._wipe_at is not None and now >= self._wipe_at:
+            self._encoder.wipe()
+            self._wipe_at = None
+
     def wait_s(self, now: Seconds) -> float | None:
-        """0 while there are texts to compute."""
-        has_texts = self._encoder.has_work() or any(not running.is_paused for running in self._turn)
-        return 0.0 if has_texts else None
+        """0 while there are texts to compute; later for what must be overwritten in time."""
+        if self._encoder.has_work() or any(not running.is_paused for running in self._turn):
+            return 0.0
+        due_at = self._wipe_at if self._scrub_at is None else self._scrub_at
+        return None if due_at is None else max(0.0, due_at - now)
 
     def wakers(self) -> Sequence[int]:
         """Readable when something was tokenised."""

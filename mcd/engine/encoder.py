@@ -136,6 +136,16 @@ class Encoder:
         for item in [item for item in self._items if item.task_id == task_id]:
             self._leave(item)
 
+    def scrub(self) -> None:
+        """Overwrite the token ids of the texts that were computed; no text may be begun."""
+        assert not self._items
+        self._batch.scrub(self._handle, 0, self.n_ctx)
+
+    def wipe(self) -> None:
+        """Overwrite the KV memory, where there is one; no text may be begun."""
+        if self._memory:
+            self._lib.llama_memory_clear(self._memory, True)
+
     def close(self) -> None:
         """Free it."""
         if self._handle:

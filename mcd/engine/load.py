@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import resource
 from pathlib import Path
 
@@ -91,6 +93,8 @@ def open_llama(path: str, options: EngineOptions, rendering: Rendering) -> Backe
         from mcd.engine.embed import EmbedBackend
 
         rendering.close()  # it answers no chats
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(-1, 0)  # our only child: else its entry would stay as long as we do
         return EmbedBackend(model, role, options)
     from mcd.engine.llama import LlamaBackend
 

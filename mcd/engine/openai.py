@@ -1,4 +1,4 @@
-"""The adapter backend: any OpenAI-compatible server computes, this process seals. Text only, token ids are counts.
+"""The adapter backend: any OpenAI-compatible server computes, this process seals. Token ids are counts.
 
 The envelope opens here, beside that server and not in the process that holds the weights: sealing level 1. Its
 token ids are the numbers of the chunks, so an answer can be counted and paid but not resumed elsewhere.
@@ -14,14 +14,17 @@ from typing import Any
 import msgspec
 
 from mcd.api.request import ChatMessage, ChatRequest
-from mcd.engine import upstream
+from mcd.api.tasks import EmbeddingsRequest
+from mcd.engine import foreign, upstream
 from mcd.engine.backend import MAX_WAITING, MAX_WAITING_BYTES, Facts, Job, Piece, StartError, Task, not_done
+from mcd.engine.foreign import Embedded
 from mcd.engine.messages import EngineOptions, FailureCode
+from mcd.engine.parts import MAX_RESULT_BYTES
 from mcd.engine.upstream import UpstreamCall
 from mcd.errors import InvalidRequestError
 from mcd.units import Seconds
 from mcd.wire.messages import RefuseReason
-from mcd.wire.payload import MAX_CHOICES, ToolCallDelta, Usage
+from mcd.wire.payload import MAX_CHOICES, ToolCallDelta, Usage, Vectors
 
 DEFAULT_SLOTS = 16
 DEFAULT_N_CTX = 8192
@@ -30,6 +33,7 @@ BYTES_PER_TOKEN = 4
 """For the estimate of a prompt's tokens until the server counts them."""
 MAX_EVENTS_A_STEP = 8
 """Of one call: between steps the worker sees whether its reader still keeps up."""
+REFUSED = "the server behind this provider refuses the request"
 _REASONS = {"stop": "stop", "length": "length", "tool_calls": "tool_calls", "function_call": "tool_calls"}
 
 
@@ -47,11 +51,12 @@ class OpenAIBackend:
         self._url, _, self._model = source.partition("#")
         self._n_slots = options.n_slots or DEFAULT_SLOTS
         self._n_ctx = options.n_ctx or self._find_model()
+        self._capabilities = self._find_capabilities()
         self._waker_read, self._waker_write = os.pipe()
         os.set_blocking(self._waker_read, False)
         os.set_blocking(self._waker_write, False)
-        self._calls: dict[int, _Running] = {}
-        self._waiting: deque[Job] = deque()
+        self._calls: dict[int, _Running | _Embedding] = {}
+        self._waiting: deque[Job | Task] = deque()
         self._waiting_bytes = 0
 
     def facts(self) -> Facts:
@@ -59,7 +64,7 @@ class OpenAIBackend:
         return Facts(
             n_ctx=self._n_ctx,
             n_slots=self._n_slots,
-            capabilities=("chat", "tools", "json-schema"),
+            capabilities=self._capabilities,
             prefill_tokens_per_s=0.0,
             output_tokens_per_s=0.0,
             device="upstream server",
@@ -74,20 +79,27 @@ class OpenAIBackend:
         if job.resume:
             job.sink.broken(FailureCode.UPSTREAM)  # the ids are ours, not the model's: nothing to go on from
             return
-        if len(self._waiting) >= MAX_WAITING or self._waiting_bytes + job.size_bytes > MAX_WAITING_BYTES:
-            job.sink.refused(RefuseReason.BUSY)
-            return
-        self._waiting.append(job)
-        self._waiting_bytes += job.size_bytes
-        self._admit()
+        if "chat" not in self._capabilities:
+            raise not_done(job.request, self._capabilities)
+        self._wait(job)
 
     def submit_task(self, task: Task) -> None:
-        """Refuse: only chats are answered here.
+        """Embed, where the server does.
 
         Raises:
-            UnsupportedError: Always.
+            UnsupportedError: It does not.
         """
-        raise not_done(task.request, self.facts().capabilities)
+        if not isinstance(task.request, EmbeddingsRequest) or "embeddings" not in self._capabilities:
+            raise not_done(task.request, self._capabilities)
+        self._wait(task)
+
+    def _wait(self, asked: Job | Task) -> None:
+        if len(self._waiting) >= MAX_WAITING or self._waiting_bytes + asked.size_bytes > MAX_WAITING_BYTES:
+            asked.sink.refused(RefuseReason.BUSY)
+            return
+        self._waiting.append(asked)
+        self._waiting_bytes += asked.size_bytes
+        self._admit()
 
     def step(self, now: Seconds) -> None:
         """Pass on what the threads have read."""
@@ -135,10 +147,34 @@ class OpenAIBackend:
 
     def _admit(self) -> None:
         while self._waiting and len(self._calls) < self._n_slots:
-            job = self._waiting.popleft()
-            self._waiting_bytes -= job.size_bytes
-            body = msgspec.json.encode(to_openai(job.request, self._model, job.max_output_tokens))
-            self._calls[job.id] = _Running(job, UpstreamCall(self._url, body, self._wake))
+            asked = self._waiting.popleft()
+            self._waiting_bytes -= asked.size_bytes
+            if isinstance(asked, Job):
+                body = msgspec.json.encode(to_openai(asked.request, self._model, asked.max_output_tokens))
+                self._calls[asked.id] = _Running(asked, UpstreamCall(self._url, body, self._wake))
+            elif isinstance(asked.request, EmbeddingsRequest):
+                self._calls[asked.id] = _Embedding(asked, self._embed(asked.request))
+
+    def _embed(self, request: EmbeddingsRequest) -> UpstreamCall:
+        n_inputs, dimensions = len(request.inputs), request.dimensions
+        return UpstreamCall(
+            self._url,
+            foreign.request_body(request, self._model),
+            self._wake,
+            upstream.EMBEDDINGS_PATH,
+            lambda data: foreign.read_answer(data, n_inputs, dimensions),
+        )
+
+    def _find_capabilities(self) -> tuple[str, ...]:
+        """By trying: no list of models says what they do. A server that embeds with a model may not chat with it."""
+        chat = ("chat", "tools", "json-schema")
+        word = EmbeddingsRequest(model=self._model, inputs=("a",))
+        answer = upstream.tried(self._url, upstream.EMBEDDINGS_PATH, foreign.request_body(word, self._model))
+        if answer is None or not foreign.is_answer(answer):
+            return chat
+        hello = {"model": self._model, "messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
+        does_chat = upstream.tried(self._url, upstream.CHAT_PATH, msgspec.json.encode(hello)) is not None
+        return (*chat, "embeddings") if does_chat else ("embeddings",)
 
     def _wake(self) -> None:
         try:
@@ -157,6 +193,43 @@ class OpenAIBackend:
             raise StartError(FailureCode.UPSTREAM_MODEL)
         n_ctx = found.get("max_model_len")
         return n_ctx if isinstance(n_ctx, int) and 0 < n_ctx < 1 << 31 else DEFAULT_N_CTX
+
+
+class _Embedding:
+    """One call and its task. Owner: OpenAIBackend."""
+
+    def __init__(self, task: Task, call: UpstreamCall) -> None:
+        self.job = task
+        self.call = call
+        self.is_paused = False
+
+    @property
+    def has_more(self) -> bool:
+        """The answer is waiting."""
+        return self.call.n_ready > 0
+
+    def pump(self) -> bool:
+        """Pass on the answer once it is there; True then."""
+        sink = self.job.sink
+        match self.call.take():
+            case None:
+                return False
+            case Embedded() as answer:
+                if sum(map(len, answer.vectors)) > MAX_RESULT_BYTES:
+                    sink.failed(InvalidRequestError("input holds too many texts for one answer", param="input"))
+                    return True
+                n_tokens = answer.n_tokens or max(1, self.job.size_bytes // BYTES_PER_TOKEN)
+                sink.started(n_tokens)
+                for vector in answer.vectors:
+                    sink.part(Vectors((vector,)))
+                sink.finished(("stop",), Usage(n_tokens, 0))
+            case upstream.Rejected(message=message):
+                sink.failed(InvalidRequestError(message or REFUSED))
+            case upstream.Busy():
+                sink.refused(RefuseReason.BUSY)
+            case _:
+                sink.broken(FailureCode.UPSTREAM)
+        return True
 
 
 class _Running:
@@ -192,8 +265,7 @@ class _Running:
                     self.job.sink.finished(self._reasons, usage)
                     return True
                 case upstream.Rejected():
-                    said = event.message or "the server behind this provider refuses the request"
-                    self.job.sink.failed(InvalidRequestError(said))
+                    self.job.sink.failed(InvalidRequestError(event.message or REFUSED))
                     return True
                 case upstream.Busy():
                     self.job.sink.refused(RefuseReason.BUSY)

@@ -11,6 +11,8 @@ from mcd.wire.payload import MAX_RESULTS_PER_FRAME, MAX_TEXT_CHARS_PER_FRAME, Pa
 MAX_PART_BYTES = 61_440
 """Of vectors joined in one frame: few frames, and with their heads still below what a frame holds."""
 VECTOR_HEAD_BYTES = 5
+MAX_RESULT_BYTES = 15 * 1024 * 1024
+"""Of all vectors of one answer: what a response may hold, less heads and padding."""
 
 
 class PartPolicy(Paced[Part]):

@@ -1,4 +1,4 @@
-"""One streamed call to an OpenAI-compatible server, in a thread of its own. The only engine module with a network."""
+"""Calls to an OpenAI-compatible server, each in a thread of its own. The only engine module with a network."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from mcd.engine.foreign import Embedded
+
 CONNECT_TIMEOUT_S = 10.0
+CHAT_PATH = "chat/completions"
+EMBEDDINGS_PATH = "embeddings"
 READ_TIMEOUT_S = 300.0
 """Between two chunks: a server that queues says nothing for long."""
 MAX_EVENTS = 64
 """Chunks read ahead; a paused job's thread waits here, and through TCP so does the server."""
 MAX_LINE_BYTES = 1024 * 1024
 MAX_BODY_BYTES = 1024 * 1024
+MAX_WHOLE_BYTES = 64 * 1024 * 1024
+"""Of an answer that is not streamed: the vectors of the largest response, as decimal numbers."""
 USER_FAULTS = frozenset({400, 404, 413, 415, 422})
 BUSY = frozenset({429, 503})
 
@@ -106,7 +112,7 @@ class _Models(msgspec.Struct):
     data: list[dict[str, Any]]
 
 
-Event = Opened | Rejected | Busy | Broken | Ended | ChunkPart
+Event = Opened | Rejected | Busy | Broken | Ended | ChunkPart | Embedded
 
 _chunks = msgspec.json.Decoder(ChunkPart)
 _models = msgspec.json.Decoder(_Models)
@@ -114,12 +120,24 @@ _errors = msgspec.json.Decoder(_ErrorBody)
 
 
 class UpstreamCall:
-    """A running call. Owner: OpenAIBackend; its thread ends with the stream or after `stop`."""
+    """A running call. Owner: OpenAIBackend; its thread ends with the answer or after `stop`.
 
-    def __init__(self, base_url: str, body: bytes, wake: Callable[[], None]) -> None:
+    ``read`` turns the body of an answer that is not streamed into its event; it may raise ValueError.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        body: bytes,
+        wake: Callable[[], None],
+        path: str = CHAT_PATH,
+        read: Callable[[bytes], Embedded] | None = None,
+    ) -> None:
         self._base_url = base_url
         self._body = body
         self._wake = wake
+        self._path = path
+        self._read = read
         self._events: queue.Queue[Event] = queue.Queue(MAX_EVENTS)
         self._connection: http.client.HTTPConnection | None = None
         self._socket: socket.socket | None = None
@@ -160,7 +178,7 @@ class UpstreamCall:
 
     def _stream(self) -> None:
         self._connection = connection = connect(self._base_url)
-        path = f"{urlsplit(self._base_url).path}/chat/completions"
+        path = f"{urlsplit(self._base_url).path}/{self._path}"
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
         connection.connect()
         # kept here because the connection forgets it once the response owns it
@@ -173,8 +191,12 @@ class UpstreamCall:
             if response.status != 200:
                 self._put(_refusal(response))
                 return
-            self._put(Opened())
-            self._read_events(response)
+            if self._read is None:
+                self._put(Opened())
+                self._read_events(response)
+                return
+            data = response.read(MAX_WHOLE_BYTES + 1)
+            self._put(self._read(data) if len(data) <= MAX_WHOLE_BYTES else Broken())
 
     def _read_events(self, response: http.client.HTTPResponse) -> None:
         # the flag is asked for each line: a shut-down socket goes on yielding what a fast server still sends
@@ -227,6 +249,22 @@ def list_models(base_url: str) -> list[dict[str, Any]]:
     finally:
         connection.close()
     return models.data
+
+
+def tried(base_url: str, path: str, body: bytes) -> bytes | None:
+    """What a small request brings, None for an error; waits while the server loads its model."""
+    connection = connect(base_url)
+    try:
+        connection.connect()
+        connection.sock.settimeout(READ_TIMEOUT_S)
+        connection.request("POST", f"{urlsplit(base_url).path}/{path}", body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        data = response.read(MAX_BODY_BYTES)
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    return data if response.status == 200 else None
 
 
 def _refusal(response: http.client.HTTPResponse) -> Event:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import pytest
 import trio
 
 from mcd.api.request import ResponseFormat, ToolFunction
+from mcd.api.tasks import EmbeddingsRequest, RerankRequest
 from mcd.engine.catalogue import EngineSpec
 from mcd.engine.messages import EngineOptions
 from mcd.errors import EngineError, RefusedError
@@ -33,6 +36,8 @@ class Upstream(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.bodies: list[dict[str, Any]] = []
         self.n_sent = 0
+        self.embeds = "no"
+        self.chats = True
         self.broken_at = threading.Event()
 
     @property
@@ -51,8 +56,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path.endswith("/embeddings"):
+            self.embed(body)
+            return
         self.server.bodies.append(body)
-        what = body["messages"][-1]["content"]
+        what = body["messages"][-1]["content"] if self.server.chats else "bad"
         if what == "bad":
             self.reply(400, {"error": {"message": "temperature is too hot", "param": "temperature"}})
         elif what == "busy":
@@ -68,6 +76,20 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+    def embed(self, body: dict[str, Any]) -> None:
+        texts = body["input"]
+        if self.server.embeds == "no" or "bad" in texts:
+            self.reply(404 if self.server.embeds == "no" else 400, {"error": {"message": "no such thing"}})
+            return
+        vectors: list[list[float]] = [[float(len(text)), 3.0, 0.5][: body.get("dimensions", 3)] for text in texts]
+        shown: list[Any] = list(vectors)
+        if self.server.embeds == "base64":
+            shown = [base64.b64encode(struct.pack(f"<{len(v)}f", *v)).decode() for v in vectors]
+        data = [{"index": index, "embedding": value} for index, value in enumerate(shown)]
+        if "short" in texts:
+            data.pop()
+        self.reply(200, {"data": data[::-1], "usage": {"prompt_tokens": 7 * len(texts)}})
 
     def stream(self, what: str) -> None:
         self.send_response(200)
@@ -212,3 +234,42 @@ async def test_unknown_model_and_absent_server(server: Upstream) -> None:
             while side.engine.status().restarts == 0:  # noqa: ASYNC110 - a snapshot has no event
                 await trio.sleep(0.01)
         assert "does not answer" in side.engine.status().detail
+
+
+@pytest.mark.spec("ENV-35", "ENV-36")
+@pytest.mark.parametrize("form", ["float", "base64"])
+async def test_embeddings_are_forwarded_where_the_server_has_them(server: Upstream, form: str) -> None:
+    server.embeds = form
+    async with running(spec(server), TWO) as side:
+        assert side.engine.status().capabilities == ("chat", "tools", "json-schema", "embeddings")
+        answer = await side.ask(EmbeddingsRequest(model="m", inputs=("four", "a", "four")))
+        cut = await side.ask(EmbeddingsRequest(model="m", inputs=("four",), dimensions=2))
+        refused = await side.ask(EmbeddingsRequest(model="m", inputs=("bad",)))
+        with pytest.raises(EngineError):
+            await side.ask(EmbeddingsRequest(model="m", inputs=("a", "short")))
+        pairs = await side.ask(RerankRequest(model="m", query="q", documents=("d",)))
+    found = [struct.unpack("<3f", vector) for vector in answer.vectors]
+    assert found[0] == found[2] == pytest.approx((4 / 25.25**0.5, 3 / 25.25**0.5, 0.5 / 25.25**0.5))
+    assert found[1] != found[0]
+    assert answer.final is not None
+    assert answer.final.usage.n_prompt_tokens == 21
+    assert struct.unpack("<2f", cut.vectors[0]) == pytest.approx((0.8, 0.6))
+    assert refused.failure is not None
+    assert refused.failure.message == "no such thing"
+    assert pairs.failure is not None
+    assert pairs.failure.param == "kind"
+
+
+async def test_a_model_that_only_embeds_is_announced_so(server: Upstream) -> None:
+    server.embeds, server.chats = "base64", False
+    async with running(spec(server), TWO) as side:
+        assert side.engine.status().capabilities == ("embeddings",)
+        answer = await side.ask(chat("hello"))
+        assert answer.failure is not None
+        assert answer.failure.param == "kind"
+    server.embeds, server.chats = "no", True
+    async with running(spec(server), TWO) as side:
+        assert side.engine.status().capabilities == ("chat", "tools", "json-schema")
+        answer = await side.ask(EmbeddingsRequest(model="m", inputs=("a",)))
+        assert answer.failure is not None
+        assert answer.failure.param == "kind"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import signal
 from collections.abc import Callable
@@ -11,12 +12,15 @@ from pathlib import Path
 import pytest
 import trio
 
+from mcd.api.tasks import EmbeddingsRequest, RerankRequest, TokenizeRequest
 from mcd.engine import supervise
 from mcd.engine.catalogue import EngineSpec, resolve
 from mcd.ports import EngineStarted
+from mcd.wire.payload import Vectors
 from tests.e2e.memory import engine_pids, search, spellings
 from tests.e2e.test_canary import token_ids
 from tests.fakes.engine_entry import Answer, EntrySide, chat, running
+from tests.fakes.gguf_embed import make_encoder
 
 READABLE = "from mcd.engine import sandbox\nsandbox._not_dumpable = lambda profile: 'not for this test'\n"
 """Leaves the worker readable to us, who may not be root; everything else is as ever."""
@@ -34,6 +38,12 @@ def nano(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineSpec:
         lambda: (given := environment()) | {"PYTHONPATH": f"{tmp_path}:{given['PYTHONPATH']}"},
     )
     return resolve((), tmp_path, "llama")[0]
+
+
+@pytest.fixture
+def encoder(nano: EngineSpec, tmp_path: Path) -> EngineSpec:
+    """Another model under the same conditions."""
+    return EngineSpec(alias="m", backend="llama", source=str(make_encoder(tmp_path / "m.gguf")))
 
 
 async def left(side: EntrySide, needles: dict[str, bytes]) -> set[str]:
@@ -75,3 +85,28 @@ async def test_nothing_of_a_finished_request_is_left_in_the_heap(nano: EngineSpe
             assert await left(side, needles) == set()
             assert len(answer.text) > 20
             assert await left(side, {"utf-8": answer.text[:20].encode()}) == set()
+
+
+async def test_nothing_of_an_embedded_text_is_left(encoder: EngineSpec) -> None:
+    async with running(encoder) as side:
+        choose = random.Random(secrets.randbits(64))
+        canary = " ".join(choose.choices(["mesh", "peer", "cat", "dog", "relay", "stream"], k=20))
+        ids = (await side.ask(TokenizeRequest(model="m", text=canary))).ids
+        spelt = spellings(canary, tuple(ids))
+        needles = {name: spelt[name] for name in LIKELY}
+        request, opener = side.seal(EmbeddingsRequest(model="m", inputs=(canary, *(["other words"] * 1500))))
+        answer, seen = Answer(), set[str]()
+        answer.part_kind = Vectors
+        assert side.engine.pid is not None
+        async with side.engine.submit(request) as events:
+            async for event in events:
+                side.take(answer, opener, event)
+                if isinstance(event, EngineStarted):
+                    os.kill(side.engine.pid, signal.SIGSTOP)
+                    seen = search(side.engine.pid, needles)
+                    os.kill(side.engine.pid, signal.SIGCONT)
+        assert "utf-8" in seen, "the positive control failed: this test could not find a leak"
+        assert len(answer.vectors) == 1501
+        assert await left(side, needles) == set()
+        await side.ask(RerankRequest(model="m", query=canary, documents=(canary,)))
+        assert await left(side, needles) == set()
