@@ -33,6 +33,7 @@ class Conversation:
         """A message is sent whole before the next one is noted, so that frames never interleave."""
         self.sent_at = now
         """When our newest message was noted."""
+        self._is_abort_out = False
         self._waiting: trio.CancelScope | None = None
         self._armed_for: Seconds | None = None
         """The exchange's deadline that `_waiting` stands for; most messages do not move it."""
@@ -111,13 +112,12 @@ class Conversation:
         After an Abort only our half ends, since a reset would take what the peer has not read yet, the Abort too; what
         it still sends is dropped by whoever runs our handler.
         """
-        is_abort_out = False
         with trio.CancelScope(shield=True):
             if last is not None and self.exchange.may_send(type(last)):
                 with trio.move_on_after(LAST_WORD_S), contextlib.suppress(StreamBrokenError):
                     await self.send(last)
-                    is_abort_out = isinstance(last, Abort)
-            if is_abort_out:
+                    self._is_abort_out = isinstance(last, Abort)
+            if self._is_abort_out:
                 await self._open_stream().close()
             else:
                 await self._open_stream().reset()
@@ -134,6 +134,7 @@ class Conversation:
             with trio.move_on_after(LAST_WORD_S), contextlib.suppress(StreamBrokenError):
                 async with self._sending:
                     await self._open_stream().send(last_word)
+                    self._is_abort_out = True
 
     async def _receive(self) -> bytes:
         try:

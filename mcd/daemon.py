@@ -92,9 +92,8 @@ class Daemon:
         self._announcer = Announcer(config, key, mesh, self._engines, clock, self._directory.set_own)
         self._probe = Probe(mesh, self._directory, config.network, clock, log)
         self._router = Router(self._directory, mesh, clock, SystemRandom())
-        self._failover = Failover(
-            self._router, Session(mesh, Keyring(self._probe, clock), clock), self._probe.search, log
-        )
+        self._session = Session(mesh, Keyring(self._probe, clock), clock)
+        self._failover = Failover(self._router, self._session, self._probe.search, log)
         self._entry = MeshEntry(self._failover, self._router, self._directory, mesh, clock)
         self._bridge = Bridge(self._entry, lambda name: log.error("request_failed", reason=name))
         self._gateway = Gateway(bridge=self._bridge, entry=self._entry, status=self.status, metrics=Metrics(), log=log)
@@ -127,6 +126,7 @@ class Daemon:
             await nursery.start(self._bridge.run)  # type: ignore[arg-type]  # libp2p's stubs' TaskStatus
             nursery.start_soon(self._fleet.run)
             nursery.start_soon(self._probe.run)
+            nursery.start_soon(self._session.run)
             nursery.start_soon(self._announcer.run)
             ready(None)
 
@@ -187,6 +187,7 @@ class Daemon:
         ttfts = sorted(self._router.ttfts)
         counters = {f"record_{why}": count for why, count in self._directory.counters.items()}
         counters["request_failovers"] = answered.n_failovers
+        counters["request_cancelled"] = answered.n_cancelled
         counters |= {f"exchange_{outcome}": count for outcome, count in served.outcomes.items()}
         return DaemonStatus(
             version=__version__,

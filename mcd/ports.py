@@ -265,6 +265,22 @@ class EngineRequest(msgspec.Struct, frozen=True):
     resume_from: int = 0
 
 
+class EngineAnswer(Protocol):
+    """The events of one request, in order; drained at the consumer's pace: a slow one pauses its own slot only."""
+
+    def __aiter__(self) -> AsyncIterator[EngineEvent]:
+        """Itself."""
+        ...
+
+    async def __anext__(self) -> EngineEvent:
+        """The next event; raises what `Engine.submit` says."""
+        ...
+
+    def cancel(self) -> None:
+        """Compute no more: within a decode step what was sealed follows, then EngineFinished for it.   [ENV-38]"""
+        ...
+
+
 class Engine(Protocol):
     """One model's inference process behind its supervisor."""
 
@@ -276,12 +292,10 @@ class Engine(Protocol):
         """Certificate and current key configs; empty configs while not ready."""
         ...
 
-    def submit(self, request: EngineRequest) -> AbstractAsyncContextManager[AsyncIterator[EngineEvent]]:
-        """Run one request. Leaving the context early cancels it in the engine within one decode step.
+    def submit(self, request: EngineRequest) -> AbstractAsyncContextManager[EngineAnswer]:
+        """Run one request. Leaving the context early drops it in the engine within one decode step: no end is sealed.
 
         A model that is asleep is loaded first; entering the context then takes that long.
-
-        The iterator must be drained at the consumer's pace: a slow one pauses its own slot only.
 
         Raises (on entering or iterating):
             RefusedError: KEY_UNKNOWN, EXPIRED, REPLAY, BUSY, TOO_LARGE or LOADING; nothing was computed.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from mcd.engine import messages
 from mcd.engine.backend import Piece
 from mcd.engine.messages import CREDIT_CHUNKS, FailureCode, ToDaemon
@@ -57,8 +59,8 @@ class Answer:
     """A `backend.Sink` that seals. Owner: the worker."""
 
     __slots__ = (
-        "_credit", "_gathered", "_has_started", "_keys", "_parts", "_policy", "_sealer", "_turn", "due_at", "id",
-        "is_over", "is_paused",
+        "_credit", "_gathered", "_has_started", "_keys", "_n_sealed_tokens", "_parts", "_policy", "_sealer", "_turn",
+        "due_at", "id", "is_over", "is_paused", "n_choices",
     )  # fmt: skip
 
     def __init__(self, id: int, opened: OpenedRequest, keys: SealKeys, turn: Turn) -> None:
@@ -67,6 +69,7 @@ class Answer:
         """When gathered pieces must leave; None while there are none, or no credit."""
         self.is_over = False
         self.is_paused = False
+        self.n_choices = 1
         self._sealer = opened.sealer
         self._keys = keys
         self._turn = turn
@@ -75,6 +78,7 @@ class Answer:
         self._credit = CREDIT_CHUNKS
         self._gathered: list[Piece] = []
         self._has_started = False
+        self._n_sealed_tokens = 0
 
     # --- from the backend ---
 
@@ -108,12 +112,8 @@ class Answer:
         self._to_policy()
         self._seal_all(self._policy.finish())
         self._seal_parts(self._parts.finish())
-        if self.is_over:
-            return
-        for frame in self._sealer.seal_end_padding():
-            self._chunk(frame, 0)
-        final = Final(tuple(finish_reasons), usage, self._sealer.output_digest())
-        self._end(self._sealer.seal_final(encode_final(final)), usage)
+        if not self.is_over:
+            self._seal_end(tuple(finish_reasons), usage)
 
     def failed(self, error: UserError) -> None:
         """Seal the error: it may quote the request, so nobody but the requester reads it. Nothing is charged."""
@@ -133,6 +133,17 @@ class Answer:
         self._turn.post(messages.Failed(self.id, code), 64)
 
     # --- from the worker ---
+
+    def cancelled(self, usage: Usage) -> None:
+        """Seal an end for what was sealed before; what is only gathered was not delivered.   [ENV-38]
+
+        Reasoning comes first in an answer, so of its tokens as many were sealed as there is room for.
+        """
+        n_output = self._n_sealed_tokens
+        owed = msgspec.structs.replace(
+            usage, n_output_tokens=n_output, n_reasoning_tokens=min(usage.n_reasoning_tokens, n_output)
+        )
+        self._seal_end(("cancelled",) * self.n_choices, owed if n_output else Usage(0, 0))
 
     def flush(self) -> None:
         """Seal what is due. While the reader is out of credit it stays gathered."""
@@ -190,9 +201,16 @@ class Answer:
 
     def _chunk(self, frame: bytes, n_tokens: int) -> None:
         self._credit -= 1
+        self._n_sealed_tokens += n_tokens
         if self._credit == 0:
             self._turn.change(self)
         self._turn.post(messages.Chunk(self.id, frame, n_tokens), len(frame) + 16)
+
+    def _seal_end(self, finish_reasons: tuple[str, ...], usage: Usage) -> None:
+        for frame in self._sealer.seal_end_padding():
+            self._chunk(frame, 0)
+        final = Final(finish_reasons, usage, self._sealer.output_digest())
+        self._end(self._sealer.seal_final(encode_final(final)), usage)
 
     def _end(self, frame: bytes, usage: Usage) -> None:
         self._close()

@@ -188,8 +188,8 @@ class Backend(Protocol):
         """File descriptors that become readable when ``step`` has something to do."""
         ...
 
-    def cancel(self, job_id: int) -> None:
-        """Forget a job at once; its sink is not called again."""
+    def cancel(self, job_id: int) -> Usage:
+        """Forget a job at once; its sink is not called again. Returns what it has used, nothing if there is none."""
         ...
 
     def pause(self, job_id: int, *, is_paused: bool) -> None:

@@ -26,7 +26,7 @@ from mcd.engine.supervise import Backoff
 from mcd.errors import ConfigError, EngineDeadError, McdError, ModelFileError, RefusedError
 from mcd.ids import ModelDigest
 from mcd.log import Log
-from mcd.ports import Clock, EngineEvent, EngineRequest, EngineState, EngineStatus, LoadFacts, Measured
+from mcd.ports import Clock, EngineAnswer, EngineRequest, EngineState, EngineStatus, LoadFacts, Measured
 from mcd.units import Seconds
 from mcd.wire.messages import EngineKeys, RefuseReason
 
@@ -197,7 +197,7 @@ class EngineProcess:
         return True
 
     @asynccontextmanager
-    async def submit(self, request: EngineRequest) -> AsyncIterator[AsyncIterator[EngineEvent]]:
+    async def submit(self, request: EngineRequest) -> AsyncIterator[EngineAnswer]:
         """Run one request; see `ports.Engine.submit`."""
         life = await self._ready_life()
         request_id, events = await life.open(request)

@@ -145,8 +145,8 @@ class EmbedBackend:
         """Readable when something was tokenised."""
         return (self._texts.fileno(), self._lexicon.waker())
 
-    def cancel(self, job_id: int) -> None:
-        """Forget a task; what a step computes for it now is dropped."""
+    def cancel(self, job_id: int) -> Usage:
+        """Forget a task; what a step computes for it now is dropped. Half a task is owed nothing."""
         self._lexicon.cancel(job_id)
         asked = self._asked.pop(job_id, None)
         if asked is not None:
@@ -155,6 +155,7 @@ class EmbedBackend:
         running = self._running.get(job_id)
         if running is not None:
             self._leave(running)
+        return Usage(0, 0)
 
     def pause(self, job_id: int, *, is_paused: bool) -> None:
         """Begin no more texts of a task, or go on."""

@@ -17,15 +17,26 @@ CREDIT_BATCH = 8
 class RequestEvents:
     """The events of one request, in order. Owner: the consumer inside `EngineProcess.submit`."""
 
-    def __init__(self, frames: trio.MemoryReceiveChannel[ToDaemon], give_credit: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        frames: trio.MemoryReceiveChannel[ToDaemon],
+        give_credit: Callable[[int], None],
+        cancel: Callable[[], None],
+    ) -> None:
         self._frames = frames
         self._give_credit = give_credit
+        self._cancel = cancel
         self._n_taken = 0
         self.is_over = False
 
     def close(self) -> None:
         """Take no more; what is still queued is dropped."""
         self._frames.close()
+
+    def cancel(self) -> None:
+        """See ports.EngineAnswer."""
+        if not self.is_over:
+            self._cancel()
 
     def __aiter__(self) -> AsyncIterator[EngineEvent]:
         return self

@@ -17,6 +17,7 @@ from mcd.engine.messages import (
     CertificateWanted,
     Chunk,
     Credit,
+    Drop,
     EngineOptions,
     Failed,
     Finished,
@@ -112,18 +113,23 @@ class Life:
             del self._requests[request_id]
             receive.close()
             raise
-        return request_id, RequestEvents(receive, lambda n_chunks: self._give_credit(request_id, n_chunks))
+        return request_id, RequestEvents(
+            receive,
+            lambda n_chunks: self._tell(Credit(request_id, n_chunks)),
+            lambda: self._tell(Cancel(request_id)),
+        )
 
     def close(self, request_id: int, events: RequestEvents) -> None:
-        """Forget a request; one that is not over is cancelled."""
+        """Forget a request; one that is not over is dropped."""
         events.close()
         self._requests.pop(request_id, None)
-        if not events.is_over and not self.is_dead:
-            self.child.post(Cancel(request_id))
+        if not events.is_over:
+            self._tell(Drop(request_id))
 
-    def _give_credit(self, request_id: int, n_chunks: int) -> None:
+    def _tell(self, frame: Credit | Cancel | Drop) -> None:
+        """Post what is of no use to a dead process."""
         if not self.is_dead:
-            self.child.post(Credit(request_id, n_chunks))
+            self.child.post(frame)
 
     # --- the process -------------------------------------------------------------------------------------------
 

@@ -179,7 +179,7 @@ class LlamaBackend:
         """The template process and the lexicon; decoding is done in `step`."""
         return (self._rendering.fileno(), self._lexicon.waker())
 
-    def cancel(self, job_id: int) -> None:
+    def cancel(self, job_id: int) -> Usage:
         """Free the job's slots."""
         self._lexicon.cancel(job_id)
         job = self._rendered.pop(job_id, None)
@@ -187,9 +187,11 @@ class LlamaBackend:
             self._waiting_bytes -= job.size_bytes
             self._rendering.cancel(job_id)
         active = self._active.pop(job_id, None)
-        if active is not None:
-            self._waiting_bytes -= active.job.size_bytes
-            self._scheduler.remove(job_id, self._now)
+        if active is None:
+            return Usage(0, 0)
+        self._waiting_bytes -= active.job.size_bytes
+        self._scheduler.remove(job_id, self._now)
+        return active.usage()
 
     def pause(self, job_id: int, *, is_paused: bool) -> None:
         """Hold back or go on."""

@@ -111,7 +111,7 @@ class Submit(Frame, frozen=True, array_like=True, tag=3):
     resume_from: int
 
 
-class Cancel(Frame, frozen=True, array_like=True, tag=4):
+class Drop(Frame, frozen=True, array_like=True, tag=4):
     """Stop this request and say nothing more about it. Unknown ids are ignored: it may just have ended."""
 
     id: int
@@ -130,7 +130,13 @@ class Load(Frame, frozen=True, array_like=True, tag=6):
     options: EngineOptions
 
 
-ToWorker = Hello | Certificate | Load | Submit | Cancel | Credit
+class Cancel(Frame, frozen=True, array_like=True, tag=7):
+    """Stop this request and seal an end for what was delivered. Unknown ids are ignored, as above."""
+
+    id: int
+
+
+ToWorker = Hello | Certificate | Load | Submit | Drop | Credit | Cancel
 
 
 # --- to the daemon -------------------------------------------------------------------------------------------

@@ -123,15 +123,18 @@ class OpenAIBackend:
         """Readable when a thread has put something."""
         return (self._waker_read,)
 
-    def cancel(self, job_id: int) -> None:
+    def cancel(self, job_id: int) -> Usage:
         """Close the call's connection."""
+        usage = Usage(0, 0)
         running = self._calls.pop(job_id, None)
         if running is not None:
             running.call.stop()
+            usage = running.usage()
         for job in [job for job in self._waiting if job.id == job_id]:
             self._waiting.remove(job)
             self._waiting_bytes -= job.size_bytes
         self._admit()
+        return usage
 
     def pause(self, job_id: int, *, is_paused: bool) -> None:
         """Leave its chunks unread, or go on."""
@@ -261,8 +264,7 @@ class _Running:
                 case upstream.ChunkPart():
                     self._chunk(event)
                 case upstream.Ended():
-                    usage = Usage(self._n_prompt, self._n_tokens, 0, self._n_reasoning)
-                    self.job.sink.finished(self._reasons, usage)
+                    self.job.sink.finished(self._reasons, self.usage())
                     return True
                 case upstream.Rejected():
                     self.job.sink.failed(InvalidRequestError(event.message or REFUSED))
@@ -274,6 +276,10 @@ class _Running:
                     self.job.sink.broken(FailureCode.UPSTREAM)
                     return True
         return False
+
+    def usage(self) -> Usage:
+        """What has come so far."""
+        return Usage(self._n_prompt, self._n_tokens, 0, self._n_reasoning)
 
     def _chunk(self, chunk: upstream.ChunkPart) -> None:
         if chunk.usage is not None and chunk.usage.prompt_tokens > 0:

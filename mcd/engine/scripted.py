@@ -110,14 +110,17 @@ class ScriptedBackend:
         """None: only time wakes it."""
         return ()
 
-    def cancel(self, job_id: int) -> None:
+    def cancel(self, job_id: int) -> Usage:
         """Drop it; its place in the heap is skipped when it comes up."""
-        self._running.pop(job_id, None)
+        running = self._running.pop(job_id, None)
+        if running is not None:
+            return running.usage()
         for show in self._waiting:
             if show.job.id == job_id:
                 self._waiting.remove(show)
                 self._waiting_bytes -= show.job.size_bytes
                 break
+        return Usage(0, 0)
 
     def pause(self, job_id: int, *, is_paused: bool) -> None:
         """A paused performance is late afterwards, and catches up."""
@@ -250,9 +253,10 @@ class _Performance:
             reason = self.rule.finish_reason
         else:
             reason = "tool_calls" if self._calls else "stop"
-        self.job.sink.finished((reason,), self._usage())
+        self.job.sink.finished((reason,), self.usage())
 
-    def _usage(self) -> Usage:
+    def usage(self) -> Usage:
+        """What was played so far."""
         done = len(self.job.resume)
         n_reasoning = min(self._at, self._n_reasoning) - min(done, self._n_reasoning)
         return Usage(self.n_prompt_tokens, self._at - done, 0, n_reasoning)

@@ -22,6 +22,7 @@ from mcd.engine.messages import (
     Cancel,
     Certificate,
     Credit,
+    Drop,
     EngineOptions,
     FailureCode,
     Hello,
@@ -124,6 +125,8 @@ class Worker:
             case Submit():
                 self._submit(frame)
             case Cancel():
+                self._cancel(frame.id)
+            case Drop():
                 self._drop(frame.id)
             case Credit():
                 self._credit(frame)
@@ -133,6 +136,11 @@ class Worker:
     def _drop(self, answer_id: int) -> None:
         if self._answers.pop(answer_id, None) is not None:
             self._backend.cancel(answer_id)
+
+    def _cancel(self, answer_id: int) -> None:
+        answer = self._answers.get(answer_id)
+        if answer is not None and not answer.is_over:
+            answer.cancelled(self._backend.cancel(answer_id))
 
     def _credit(self, frame: Credit) -> None:
         answer = self._answers.get(frame.id)
@@ -185,6 +193,7 @@ class Worker:
             max_output_tokens=frame.max_output_tokens,
             size_bytes=len(raw),
         )
+        answer.n_choices = request.n
         self._backend.submit(job)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 
 import msgspec
 import trio
@@ -36,6 +37,8 @@ class Answered:
         self.n_requests = 0
         self.n_failed = 0
         self.n_failovers = 0
+        self.n_cancelled = 0
+        """Answers taken back whose provider accounted for what came; their tokens are in the counts below."""
         self.n_prompt_tokens = 0
         self.n_output_tokens = 0
 
@@ -120,7 +123,8 @@ class Failover:
             asked = Asked(progress.request, tuple(progress.tokens), self._cache_salt)
             trial = Trial(self._router, candidate, progress.n_prompt_tokens)
             try:
-                async with aclosing(self._session.attempt(candidate, asked)) as batches:
+                account = partial(self._account, len(asked.resume))
+                async with aclosing(self._session.attempt(candidate, asked, account)) as batches:
                     async for batch in batches:
                         events = [self._learn(trial, event, len(asked.resume)) for event in batch]
                         trial.handed_on()
@@ -150,8 +154,7 @@ class Failover:
     def _cut(self, progress: _Progress) -> Final:
         """The end of an answer whose every token came, and whose provider left before it said so.   [EX-10]"""
         usage = Usage(progress.n_prompt_counted, len(progress.tokens))
-        self.answered.n_prompt_tokens += usage.n_prompt_tokens
-        self.answered.n_output_tokens += usage.n_output_tokens
+        self._count(usage, 0)
         return Final(("length",), usage, b"")
 
     async def _choose(self, progress: _Progress, failure: McdError | None) -> Candidate:
@@ -183,6 +186,15 @@ class Failover:
         except McdError:
             raise failure from None
 
+    def _account(self, n_resumed: int, final: Final) -> None:
+        """An answer that its user gave up has its end."""
+        self.answered.n_cancelled += 1
+        self._count(final.usage, n_resumed)
+
+    def _count(self, usage: Usage, n_resumed: int) -> None:
+        self.answered.n_prompt_tokens += usage.n_prompt_tokens
+        self.answered.n_output_tokens += usage.n_output_tokens + n_resumed
+
     def _learn(self, trial: Trial, event: AnswerEvent, n_resumed: int) -> AnswerEvent:
         match event:
             case Waiting():
@@ -194,8 +206,7 @@ class Failover:
             case Vectors() | Scores() | Tokens() | Text():
                 trial.results_came()
             case Final():
-                self.answered.n_prompt_tokens += event.usage.n_prompt_tokens
-                self.answered.n_output_tokens += event.usage.n_output_tokens + n_resumed
+                self._count(event.usage, n_resumed)
                 return _with_resumed(event, n_resumed) if n_resumed else event
         return event
 

@@ -6,10 +6,12 @@ the two holds more than ciphertext. Only this module and `mcd.engine.seal` may i
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 import msgspec
+import trio
 
 from mcd.api.events import AnswerEvent, Answering
 from mcd.api.events import Waiting as WaitingForProvider
@@ -46,7 +48,7 @@ from mcd.exchange.events import (
     TimedOut,
     WaitReported,
 )
-from mcd.exchange.states import Role
+from mcd.exchange.states import CANCEL_TIMEOUT_S, Role
 from mcd.ports import Clock, Mesh
 from mcd.routing.plan import Candidate
 from mcd.wire.codec import decode_delta, decode_failure, decode_final, encode_body
@@ -63,13 +65,17 @@ from mcd.wire.messages import (
     RefuseReason,
     Request,
 )
-from mcd.wire.payload import Body, Delta, Failure, Final, Part
+from mcd.wire.payload import Body, Delta, Failure, Final, Part, Usage
 from mcd.wire.signing import check_receipt
 
 REQUEST_TTL_MS = 120_000
 """How long the sealed request may wait before it begins; the engine's clock window is as wide."""
 TASK_OUTPUT_TOKENS = 1
 """Limit of a task, which has none: 0 would mean up to the context, and admission would expect a long answer."""
+MAX_SEEN_OFF = 256
+"""Cancelled answers whose end is waited for at once; of any more nobody will know what they took."""
+CANCELLED = "cancelled"
+NOTHING = Usage(0, 0)
 _USER_FAULTS: dict[str, type[UserError]] = {
     fault.code: fault for fault in (InvalidRequestError, ContextLengthError, UnsupportedError)
 }
@@ -85,17 +91,36 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Session:
-    """Makes attempts. Stateless but for its adapters; one per daemon."""
+    """Makes attempts, and sees off those that nobody waits for any more. One per daemon."""
 
     def __init__(self, mesh: Mesh, keyring: Keyring, clock: Clock) -> None:
         self._mesh = mesh
         self._keyring = keyring
         self._clock = clock
+        self._behind: trio.Nursery | None = None
+        """Where ends of cancelled answers are waited for; None while `run` does not."""
 
-    async def attempt(self, candidate: Candidate, asked: Asked) -> AsyncGenerator[list[AnswerEvent], None]:
+    async def run(self) -> None:
+        """Hold what goes on behind the users' backs until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._behind = nursery
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._behind = None
+
+    @property
+    def n_seen_off(self) -> int:
+        """Cancelled answers whose end has not come yet."""
+        return len(self._behind.child_tasks) if self._behind is not None else 0
+
+    async def attempt(
+        self, candidate: Candidate, asked: Asked, on_cancelled: Callable[[Final], None]
+    ) -> AsyncGenerator[list[AnswerEvent], None]:
         """Stream one provider's answer, in batches of what arrived together.
 
-        Close the generator to cancel: the provider stops within a decode step.
+        Close the generator to cancel: the provider stops within a decode step. What it then says
+        was delivered is checked behind the user's back and told to ``on_cancelled``.
 
         Raises:
             UserError: The engine found the request itself at fault.
@@ -127,6 +152,7 @@ class Session:
         await self._open(talk, candidate, message)
         results = None if isinstance(request, ChatRequest) else Results(request)
         answer = _Answer(candidate, opener, config.engine_key, results)
+        has_failed = False
         try:
             while not answer.is_complete:
                 batch: list[AnswerEvent] = []
@@ -138,15 +164,24 @@ class Session:
                         yield batch  # what came before the failure counts: the next provider goes on behind it
                     raise
                 yield batch
-        except RefusedError as refused:
-            if refused.reason == RefuseReason.KEY_UNKNOWN:
+        except McdError as problem:
+            has_failed = True
+            if isinstance(problem, RefusedError) and problem.reason == RefuseReason.KEY_UNKNOWN:
                 self._keyring.forget(candidate)
             raise
         finally:
-            if answer.is_complete:
-                await talk.finish()
+            if answer.is_complete or has_failed or self._behind is None or self.n_seen_off >= MAX_SEEN_OFF:
+                await _let_go(talk, answer)
             else:
-                await talk.end(Cancel())
+                self._behind.start_soon(self._see_off, talk, answer, on_cancelled)
+
+    async def _see_off(self, talk: Conversation, answer: _Answer, on_cancelled: Callable[[Final], None]) -> None:
+        """Cancel an answer and take its end, so that what was delivered is accounted for.   [EX-12]"""
+        try:
+            with contextlib.suppress(McdError), trio.move_on_after(CANCEL_TIMEOUT_S):
+                on_cancelled(await answer.cancel(talk))
+        finally:
+            await _let_go(talk, answer)
 
     async def _open(self, talk: Conversation, candidate: Candidate, request: Request) -> None:
         """Send the request on a new stream. A provider that takes no bytes in fills the stream's window.
@@ -168,6 +203,13 @@ def _output_limit(request: AnyRequest) -> int:
     return min((request.max_tokens or 0) * request.n, MAX_OUTPUT_TOKENS)
 
 
+async def _let_go(talk: Conversation, answer: _Answer) -> None:
+    if answer.is_complete:
+        await talk.finish()
+    else:
+        await talk.end(Cancel())
+
+
 class _Answer:
     """Turns one exchange's events into the answer's, checking all that can be checked. Owner: one attempt."""
 
@@ -179,7 +221,23 @@ class _Answer:
         self._engine_key = engine_key
         self._n_tokens = 0
         """Output tokens of this provider; what an earlier one delivered is its own receipt's."""
+        self._is_cancelled = False
         self.is_complete = False
+
+    async def cancel(self, talk: Conversation) -> Final:
+        """Take the answer back and read on to its end; the text that still comes is for nobody.
+
+        Raises:
+            McdError: No end came, or none that we owe anything for.
+        """
+        self._is_cancelled = True
+        if talk.exchange.may_send(Cancel):
+            await talk.send(Cancel())
+        while True:
+            for event in await talk.next_events():
+                for taken in self.take(event):
+                    if isinstance(taken, Final):
+                        return taken
 
     def take(self, event: Event) -> tuple[AnswerEvent, ...]:
         match event:
@@ -237,10 +295,18 @@ class _Answer:
             raise RemoteProtocolError("the receipt states another answer than the one delivered")
         if final.usage.n_output_tokens != self._n_tokens or final.usage.n_prompt_tokens != receipt.n_prompt_tokens:
             raise RemoteProtocolError("the usage counts other tokens than were delivered")
-        if self._results is not None:
+        if CANCELLED in final.finish_reasons:
+            self._check_cancelled(final)
+        elif self._results is not None:
             self._results.check_complete()
         self.is_complete = True
         return final
+
+    def _check_cancelled(self, final: Final) -> None:
+        if not self._is_cancelled:
+            raise RemoteProtocolError("the provider cancelled an answer that is still wanted")
+        if not self._n_tokens and final.usage != NOTHING:
+            raise RemoteProtocolError("the provider counts a prompt that it did not answer")
 
 
 def _failure(event: Event) -> PeerError:

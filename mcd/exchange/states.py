@@ -279,6 +279,7 @@ TIMERS: Final = (
     TimerRule(Timer.START, Role.ENTRY, (State.QUEUED,), START_TIMEOUT_S, "requested"),
     TimerRule(Timer.IDLE, Role.ENTRY, _WORKING, IDLE_TIMEOUT_S, "heard"),
     TimerRule(Timer.PAUSE, Role.ENTRY, (State.PAUSED,), PAUSE_TIMEOUT_S, "heard"),
+    TimerRule(Timer.CANCEL, Role.PROVIDER, (State.STOPPING,), CANCEL_TIMEOUT_S, "entered"),
     TimerRule(Timer.CANCEL, Role.ENTRY, (State.CANCELLING, State.STOPPING), CANCEL_TIMEOUT_S, "entered"),
     TimerRule(Timer.TOTAL, Role.ENTRY, _ASKED, TOTAL_TIMEOUT_S, "requested"),
 )

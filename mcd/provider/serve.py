@@ -24,10 +24,20 @@ from mcd.errors import (
     RemoteProtocolError,
     StreamBrokenError,
 )
-from mcd.exchange.events import QuoteRequested, RequestReceived, VoucherReceived
-from mcd.exchange.states import Role, State
+from mcd.exchange.events import PeerClosed, QuoteRequested, RequestCancelled, RequestReceived, VoucherReceived
+from mcd.exchange.states import CANCEL_TIMEOUT_S, Role, State
 from mcd.ids import PeerId
-from mcd.ports import Clock, Engine, EngineChunk, EngineEvent, EngineFinished, EngineRequest, EngineStarted, Stream
+from mcd.ports import (
+    Clock,
+    Engine,
+    EngineAnswer,
+    EngineChunk,
+    EngineEvent,
+    EngineFinished,
+    EngineRequest,
+    EngineStarted,
+    Stream,
+)
 from mcd.provider.admission import Admission, Ask, Decision, Load, Refuse
 from mcd.provider.uploads import Upload, Uploads
 from mcd.wire.header import decode_header
@@ -191,7 +201,7 @@ class Provider:
     # --- the work --------------------------------------------------------------------------------------------
 
     async def _work(self, talk: Conversation, desk: _Desk, request: Request) -> Abort | None:
-        """Run the engine while watching the entry: its Cancel, its end or a time-out stops the engine at once.
+        """Run the engine while watching the entry: its end or a time-out drops the answer at once, a Cancel ends it.
 
         Errors are carried out of the nursery by hand, because it would wrap them in a group that nobody catches.
 
@@ -202,14 +212,15 @@ class Provider:
         last: Abort | None = Abort(AbortCode.INTERNAL)
         is_done = False
         faults: list[PeerError | LocalProtocolError] = []
+        watch = _Watch(talk, faults)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._prove_life, talk, desk.engine)
-            nursery.start_soon(_watch, talk, nursery.cancel_scope, faults)
+            nursery.start_soon(watch.run, nursery.cancel_scope)
             try:
-                last = await self._pass_on(talk, desk.engine, request)
+                last = await self._pass_on(talk, desk.engine, request, watch)
                 is_done = True
-                if last is None:
-                    await trio.sleep_forever()  # until the entry has closed its half
+                if last is None and not talk.exchange.is_over:
+                    await watch.has_ended.wait()  # the entry has closed its half, or had time to
             except (PeerError, LocalProtocolError) as fault:
                 faults.append(fault)
             nursery.cancel_scope.cancel()
@@ -220,14 +231,15 @@ class Provider:
             return await _part(talk)
         return last
 
-    async def _pass_on(self, talk: Conversation, engine: Engine, request: Request) -> Abort | None:
+    async def _pass_on(self, talk: Conversation, engine: Engine, request: Request, watch: _Watch) -> Abort | None:
         ask = EngineRequest(request.header, request.sealed, request.max_output_tokens, request.resume_from)
         try:
-            async with engine.submit(ask) as events:
-                async for event in events:
+            async with engine.submit(ask) as watch.answer:
+                async for event in watch.answer:
+                    is_cancelled = talk.exchange.state is State.STOPPING
                     await _send(talk, _message(event))
                     if isinstance(event, EngineFinished):
-                        self._note(event)
+                        self._note(event, "cancelled" if is_cancelled else "finished")
         except RefusedError as refused:
             refuse = Refuse(RefuseReason(refused.reason), refused.retry_after_s or 0.0)
             self._count_refusal(refuse)
@@ -242,9 +254,9 @@ class Provider:
             return Abort(AbortCode.ENGINE_DIED)
         return None
 
-    def _note(self, event: EngineFinished) -> None:
+    def _note(self, event: EngineFinished, outcome: str) -> None:
         self.served.n_finished += 1
-        self.served.outcomes["finished"] += 1
+        self.served.outcomes[outcome] += 1
         self.served.n_prompt_tokens += event.n_prompt_tokens
         self.served.n_output_tokens += event.n_output_tokens
 
@@ -257,13 +269,42 @@ class Provider:
             await trio.sleep(LIFE_SIGN_S)
 
 
-async def _watch(talk: Conversation, work: trio.CancelScope, faults: list[PeerError | LocalProtocolError]) -> None:
-    """Read what the entry says; anything but a voucher ends the work, be it done or not."""
-    try:
-        await _see_out(talk)
-    except RemoteProtocolError as fault:
-        faults.append(fault)
-    work.cancel()
+class _Watch:
+    """Reads what the entry says while its answer runs. Owner: `Provider._work`."""
+
+    def __init__(self, talk: Conversation, faults: list[PeerError | LocalProtocolError]) -> None:
+        self.answer: EngineAnswer | None = None
+        """Set once the engine has the request, hence before the entry hears of a start."""
+        self.has_ended = trio.Event()
+        """Nothing more is to come from an entry whose answer is out, or on its way out."""
+        self._talk = talk
+        self._faults = faults
+
+    async def run(self, work: trio.CancelScope) -> None:
+        """Stop the engine at a Cancel; at anything else but a voucher end the work, but for a last frame on its way."""
+        try:
+            while not self._talk.exchange.is_over and await self._goes_on():
+                pass
+        except RemoteProtocolError as fault:
+            self._faults.append(fault)
+        if self._talk.exchange.state is State.FINISHED:
+            self.has_ended.set()
+        else:
+            work.cancel()
+
+    async def _goes_on(self) -> bool:
+        event = await self._talk.next_event()
+        match event, self._talk.exchange.state:
+            case VoucherReceived(), _:
+                return True
+            case RequestCancelled(), State.STOPPING if self.answer is not None:
+                self.answer.cancel()
+                return True
+            case RequestCancelled(), State.FINISHED:
+                return True
+            case PeerClosed(), State.STOPPING:
+                await trio.sleep(CANCEL_TIMEOUT_S)  # it reads on, but will say nothing more
+        return False
 
 
 async def _send(talk: Conversation, message: Started | Chunk | Finished) -> None:
@@ -279,9 +320,9 @@ async def _send(talk: Conversation, message: Started | Chunk | Finished) -> None
 
 
 async def _part(talk: Conversation) -> Abort | None:
-    """After a Cancel: close where nothing began, else break off, since only an engine can seal an end.   [EX-27]"""
+    """The work was broken off: close where the engine had not begun; where its end did not come in time say so."""
     if talk.exchange.state is not State.CANCELLING:
-        return Abort(AbortCode.INTERNAL)
+        return Abort(AbortCode.TIMEOUT)
     await talk.finish()
     return None
 

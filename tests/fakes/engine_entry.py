@@ -145,6 +145,24 @@ class EntrySide:
         opener.end_of_stream()
         return answer
 
+    async def ask_and_cancel(self, request: ChatRequest, n_chunks: int) -> Answer:
+        """Take the answer back after so many chunks and read on to its end."""
+        answer = Answer()
+        sealed, opener = self.seal(request)
+        async with self.engine.submit(sealed) as events:
+            async for event in events:
+                self.take(answer, opener, event)
+                if answer.n_chunks == n_chunks and answer.finished is None:
+                    events.cancel()
+        assert answer.final is not None
+        assert answer.receipt is not None
+        usage, receipt = answer.final.usage, answer.receipt
+        assert set(answer.final.finish_reasons) == {"cancelled"}
+        assert usage.n_output_tokens == receipt.n_output_tokens == len(answer.tokens) == answer.n_clear_tokens
+        assert usage.n_prompt_tokens == receipt.n_prompt_tokens == (answer.n_prompt_tokens if answer.tokens else 0)
+        assert receipt.output_digest == answer.final.output_digest
+        return answer
+
     def take(self, answer: Answer, opener: Opener, event: EngineEvent) -> None:
         match event:
             case EngineStarted():

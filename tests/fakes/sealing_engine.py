@@ -14,6 +14,7 @@ from mcd.errors import EngineDeadError, RefusedError
 from mcd.ids import ModelDigest
 from mcd.ports import (
     Clock,
+    EngineAnswer,
     EngineChunk,
     EngineEvent,
     EngineFinished,
@@ -45,7 +46,9 @@ class Play(msgspec.Struct, kw_only=True):
     failure: Failure | None = None
     cheat: str = ""
     """``receipt`` signs one token too many, ``count`` announces one too many, ``usage`` bills one too many, ``prompt``
-    shows a longer prompt than it signs."""
+    shows a longer prompt than it signs, ``cancelled`` ends as if the entry had wished it."""
+    cancel_s: float = 0.0
+    """From a cancel to the end it seals."""
     key_is_unknown_once: bool = False
     load_s: float = 0.0
     """The model is cold at first, and takes so long to load."""
@@ -101,15 +104,16 @@ class SealingEngine:
         self.n_woken += 1
 
     @asynccontextmanager
-    async def submit(self, request: EngineRequest) -> AsyncIterator[AsyncIterator[EngineEvent]]:
+    async def submit(self, request: EngineRequest) -> AsyncIterator[EngineAnswer]:
         self.n_running += 1
+        cancelled = trio.Event()
         try:
-            async with aclosing(self._answer(request)) as events:
-                yield events
+            async with aclosing(self._answer(request, cancelled)) as events:
+                yield _Answer(events, cancelled)
         finally:
             self.n_running -= 1
 
-    async def _answer(self, request: EngineRequest) -> AsyncGenerator[EngineEvent, None]:
+    async def _answer(self, request: EngineRequest, cancelled: trio.Event) -> AsyncGenerator[EngineEvent, None]:
         play = self.play
         await trio.sleep(play.start_s)
         if self.state == "asleep":
@@ -130,16 +134,44 @@ class SealingEngine:
             yield EngineFinished(sealer.seal_error(encode_failure(play.failure)), receipt, 0, 0)
             return
         n_done = len(opened.body.resume)
+        n_end = play.n_tokens
         for index in range(n_done, play.n_tokens):
-            await trio.sleep(play.token_s)
+            with trio.move_on_after(play.token_s):
+                await cancelled.wait()
+            if cancelled.is_set():
+                n_end = index
+                if play.cancel_s:
+                    await trio.sleep(play.cancel_s)
+                break
             if play.die_at == index:
                 raise EngineDeadError("scripted")
             self.n_tokens_made += 1
             frame = sealer.seal_data(encode_delta(Delta(0, word(index), (index,))))
             yield EngineChunk(frame, 1 + (play.cheat == "count"))
-        n_new = play.n_tokens - n_done
-        billed = Usage(N_PROMPT_TOKENS, n_new + (play.cheat in {"receipt", "usage"}))
-        shown = billed if play.cheat == "usage" else Usage(N_PROMPT_TOKENS + (play.cheat == "prompt"), n_new)
+        n_new = n_end - n_done
+        is_cut = cancelled.is_set() or play.cheat == "cancelled"
+        n_prompt = N_PROMPT_TOKENS if n_new or not is_cut else 0
+        billed = Usage(n_prompt, n_new + (play.cheat in {"receipt", "usage"}))
+        shown = billed if play.cheat == "usage" else Usage(n_prompt + (play.cheat == "prompt"), n_new)
         receipt = self._keys.sign_receipt(sealer, billed)
-        final = sealer.seal_final(encode_final(Final(("stop",), shown, sealer.output_digest())))
-        yield EngineFinished(final, receipt, N_PROMPT_TOKENS, n_new)
+        final = sealer.seal_final(
+            encode_final(Final(("cancelled" if is_cut else "stop",), shown, sealer.output_digest()))
+        )
+        yield EngineFinished(final, receipt, n_prompt, n_new)
+
+
+class _Answer:
+    """A ports.EngineAnswer over a generator."""
+
+    def __init__(self, events: AsyncGenerator[EngineEvent, None], cancelled: trio.Event) -> None:
+        self._events = events
+        self._cancelled = cancelled
+
+    def __aiter__(self) -> AsyncIterator[EngineEvent]:
+        return self._events
+
+    async def __anext__(self) -> EngineEvent:
+        return await anext(self._events)
+
+    def cancel(self) -> None:
+        self._cancelled.set()

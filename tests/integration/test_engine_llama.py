@@ -198,6 +198,18 @@ async def test_leaving_frees_the_slot_within_a_step(tiny: EngineSpec) -> None:
         await fill_every_cell(side)
 
 
+@pytest.mark.spec("ENV-38")
+@pytest.mark.parametrize("n", [1, 3])
+async def test_a_cancelled_answer_is_counted_and_its_slots_are_free(tiny: EngineSpec, n: int) -> None:
+    async with running(tiny, FOUR) as side:
+        answer = await side.ask_and_cancel(chat("long", temperature=0.0, n=n), 2)
+        assert answer.final is not None
+        assert answer.final.finish_reasons == ("cancelled",) * n
+        assert len(answer.tokens) > 0
+        await wait_idle(side)
+        await fill_every_cell(side)
+
+
 async def test_slow_reader_pauses_its_own_slot_only(tmp_path: Path) -> None:
     path = gguf_make.make(tmp_path / "wide.gguf", text_only=True, n_ctx=16_384)
     async with running(EngineSpec(alias="wide", backend="llama", source=str(path)), FOUR) as side:

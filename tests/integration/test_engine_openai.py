@@ -210,6 +210,15 @@ async def test_leaving_stops_the_server(server: Upstream) -> None:
                 await trio.sleep(0.02)
 
 
+@pytest.mark.spec("ENV-38")
+async def test_a_cancelled_answer_is_counted_and_the_server_stops(server: Upstream) -> None:
+    async with running(spec(server), TWO) as side:
+        assert (await side.ask_and_cancel(chat("endless"), 3)).tokens
+        with trio.fail_after(10):
+            while not server.broken_at.is_set():  # noqa: ASYNC110 - another thread's event
+                await trio.sleep(0.02)
+
+
 async def test_unread_answer_holds_the_server_back(server: Upstream) -> None:
     async with running(spec(server), TWO) as side:
         request, _ = side.seal(chat("endless"))

@@ -126,6 +126,33 @@ async def test_refusal_and_break(hello: EngineSpec) -> None:
         assert side.engine.status().state == "ready"
 
 
+@pytest.mark.spec("ENV-38", "ENV-30")
+@pytest.mark.parametrize("n_chunks", [0, 1, 5])
+async def test_a_cancelled_answer_has_a_receipt_for_what_was_sealed(hello: EngineSpec, n_chunks: int) -> None:
+    async with running(hello) as side:
+        answer = await side.ask_and_cancel(chat("late" if n_chunks == 0 else "load"), n_chunks)
+        assert answer.final is not None
+        assert bool(answer.tokens) == bool(n_chunks)
+        assert len(answer.tokens) < 101
+        assert answer.n_chunks <= n_chunks + 4 + 2 * (n_chunks > 1), "nothing but what was under way and end padding"
+        with trio.fail_after(5):
+            while side.engine.status().n_running:  # noqa: ASYNC110 - a snapshot has no event
+                await trio.sleep(0.01)
+
+
+@pytest.mark.spec("ENV-38")
+async def test_a_paused_answer_is_cancelled_too(hello: EngineSpec) -> None:
+    async with running(hello) as side:
+        answer, (sealed, opener) = Answer(), side.seal(chat("load"))
+        async with side.engine.submit(sealed) as events:
+            await trio.sleep(3.5)  # the whole credit of a reader that does not read
+            events.cancel()
+            async for event in events:
+                side.take(answer, opener, event)
+        assert answer.final is not None
+        assert answer.final.usage.n_output_tokens == len(answer.tokens)
+
+
 async def test_death_ends_every_request_and_three_degrade(hello: EngineSpec) -> None:
     async with running(hello) as side:
         ended: list[type[Exception]] = []

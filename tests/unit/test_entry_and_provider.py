@@ -22,6 +22,7 @@ from mcd.entry.router import Router
 from mcd.entry.session import Session
 from mcd.entry.view import MeshEntry
 from mcd.errors import ContextLengthError, McdError, ModelNotFoundError, NoProviderError, PeerError, RefusedError
+from mcd.exchange.states import CANCEL_TIMEOUT_S
 from mcd.log import Log
 from mcd.provider.announce import Announcer
 from mcd.provider.serve import Provider
@@ -72,6 +73,7 @@ class Node:
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.probe.run)
+            nursery.start_soon(self.session.run)
             nursery.start_soon(self.announcer.run)
 
     async def ask(self, model: str = ALIAS, content: str = "hi", **members: int) -> list[AnswerEvent]:
@@ -165,6 +167,76 @@ async def test_who_leaves_stops_the_engine_within_a_token() -> None:
         assert engine.n_running == 0
         assert engine.n_tokens_made <= n_made + 2
         assert providers["ada"].provider.served.outcomes["cancelled"] == 1
+
+
+@pytest.mark.spec("EX-12", "EX-27", "ENV-38")
+async def test_what_a_leaving_user_got_is_accounted_for_behind_his_back() -> None:
+    async with nodes(ada=Play(n_tokens=1000)) as (entry, providers):
+        ada, answered = providers["ada"], entry.failover.answered
+        left_at = trio.current_time() + 1.0
+        with trio.move_on_at(left_at):
+            await entry.ask()
+        assert trio.current_time() == left_at
+        assert answered.n_cancelled == 0
+        await trio.sleep(0.1)
+        assert answered.n_cancelled == 1
+        assert answered.n_output_tokens == ada.engines[0].n_tokens_made == ada.provider.served.n_output_tokens > 30
+        assert answered.n_prompt_tokens == 7
+        assert ada.provider.served.outcomes == {"cancelled": 1}
+        assert entry.session.n_seen_off == 0
+
+
+@pytest.mark.spec("ENV-38")
+async def test_a_prompt_without_any_answer_is_not_owed() -> None:
+    async with nodes(ada=Play(token_s=3.0)) as (entry, _):
+        with trio.move_on_after(1.0):
+            await entry.ask()
+        await trio.sleep(0.1)
+        answered = entry.failover.answered
+        assert (answered.n_cancelled, answered.n_prompt_tokens, answered.n_output_tokens) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("cheat", ["receipt", "usage", "prompt"])
+async def test_an_end_that_counts_more_than_came_is_not_accounted_for(cheat: str) -> None:
+    async with nodes(ada=Play(n_tokens=1000, cheat=cheat)) as (entry, _):
+        with trio.move_on_after(1.0):
+            await entry.ask()
+        await trio.sleep(0.1)
+        assert entry.failover.answered.n_output_tokens == 0
+        assert entry.session.n_seen_off == 0
+
+
+@pytest.mark.spec("EX-12", "EX-27")
+async def test_neither_side_waits_longer_than_five_seconds_for_a_cancelled_end() -> None:
+    async with nodes(ada=Play(n_tokens=1000, cancel_s=60.0)) as (entry, providers):
+        with trio.move_on_after(1.0):
+            await entry.ask()
+        await trio.sleep(CANCEL_TIMEOUT_S - 0.5)
+        assert entry.session.n_seen_off == 1
+        await trio.sleep(1.0)
+        assert entry.session.n_seen_off == 0
+        assert entry.failover.answered.n_cancelled == 0
+        assert providers["ada"].engines[0].n_running == 0
+
+
+@pytest.mark.spec("EX-12")
+async def test_only_so_many_ends_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcd.entry.session.MAX_SEEN_OFF", 2)
+    async with nodes(ada=Play(n_tokens=1000)) as (entry, providers):
+        with trio.move_on_after(1.0):
+            async with trio.open_nursery() as nursery:
+                for _ in range(4):
+                    nursery.start_soon(entry.ask)
+        await trio.sleep(0.1)
+        assert entry.failover.answered.n_cancelled == 2
+        assert providers["ada"].engines[0].n_running == 0
+
+
+@pytest.mark.spec("EX-15")
+async def test_a_provider_does_not_cancel_for_us() -> None:
+    async with nodes(bad=Play(cheat="cancelled", n_tokens=3), good=Play()) as (entry, _):
+        for _ in range(4):
+            assert text(await entry.ask()) == words(5)
 
 
 @pytest.mark.parametrize("cheat", ["receipt", "usage", "prompt"])

@@ -41,7 +41,7 @@ async def test_two_attempts_share_neither_request_id_nor_sealed_bytes() -> None:
     asked = Asked(ChatRequest(model="m", messages=(ChatMessage("user", "hello"),)))
     for _ in range(2):
         with pytest.raises(StreamBrokenError):
-            await anext(session.attempt(candidate, asked))  # type: ignore[arg-type]
+            await anext(session.attempt(candidate, asked, lambda _: None))  # type: ignore[arg-type]
     requests = [decode_exchange(first[4:]) for first in mesh.first]
     headers = []
     for request in requests:

@@ -559,6 +559,7 @@ def expire(end: Exchange, at_s: float) -> bytes:
         (PROVIDER, State.IDLE, Timer.REQUEST, REQUEST_TIMEOUT_S, AbortCode.TIMEOUT),
         (PROVIDER, State.QUOTED, Timer.HOLD, 150.0, AbortCode.TIMEOUT),
         (PROVIDER, State.PAUSED, Timer.CREDIT, CREDIT_TIMEOUT_S, AbortCode.CREDIT_TIMEOUT),
+        (PROVIDER, State.STOPPING, Timer.CANCEL, CANCEL_TIMEOUT_S, AbortCode.TIMEOUT),
         (PROVIDER, State.STREAMING, Timer.TOTAL, TOTAL_TIMEOUT_S, AbortCode.TIMEOUT),
         (ENTRY, State.QUOTING, Timer.QUOTE, 5.0, AbortCode.TIMEOUT),
         (ENTRY, State.STREAMING, Timer.IDLE, IDLE_TIMEOUT_S, AbortCode.TIMEOUT),

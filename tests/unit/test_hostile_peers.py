@@ -14,7 +14,7 @@ from mcd.api.request import ChatMessage, ChatRequest
 from mcd.entry.probe import INFO_TIMEOUT_S
 from mcd.entry.router import STALL_S
 from mcd.errors import McdError, PeerTimeoutError, RefusedError, StreamBrokenError
-from mcd.exchange.states import ACCEPT_TIMEOUT_S, IDLE_TIMEOUT_S, LINGER_TIMEOUT_S, REQUEST_TIMEOUT_S
+from mcd.exchange.states import ACCEPT_TIMEOUT_S, CANCEL_TIMEOUT_S, IDLE_TIMEOUT_S, LINGER_TIMEOUT_S, REQUEST_TIMEOUT_S
 from mcd.ids import ModelDigest
 from mcd.ports import EngineStatus, Stream
 from mcd.provider import serve
@@ -44,6 +44,7 @@ from mcd.wire.messages import (
 from mcd.wire.payload import Failure, Final
 from mcd.wire.records import open_record
 from mcd.wire.signing import SigningKey, public_key_of
+from tests.fakes import memory_mesh
 from tests.fakes.sealing_engine import ALIAS, DIGEST, Play, SealingEngine
 from tests.unit.test_entry_and_provider import EPOCH_MS, Node, VirtualClock, nodes, text, words
 
@@ -325,7 +326,7 @@ async def test_an_entry_that_leaves_anywhere_ends_its_exchange_alone() -> None:
 
 
 async def test_a_stream_that_breaks_under_a_send_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "_watch", _blind)
+    monkeypatch.setattr(serve._Watch, "run", _blind)
     async with nodes(ada=Play(n_tokens=100_000, token_s=0.0)) as (entry, providers):
         ada = providers["ada"]
         stream = await open_to(entry, ada, said(await sealed_request(entry, ada)))
@@ -361,6 +362,76 @@ async def test_a_cancel_before_the_engine_began_closes_the_stream() -> None:
         assert not [message for message in messages if isinstance(message, Abort)]
         await trio.sleep(LINGER_TIMEOUT_S + 1)
         assert ada.provider.served.outcomes == {"cancelled": 1}
+
+
+@pytest.mark.spec("EX-27")
+@pytest.mark.parametrize("closes", [False, True])
+async def test_a_cancel_of_a_running_answer_brings_its_end(closes: bool) -> None:
+    async with nodes(ada=Play(n_tokens=1000)) as (entry, providers):
+        ada = providers["ada"]
+        stream = await open_to(entry, ada, said(await sealed_request(entry, ada)))
+        await trio.sleep(1.0)
+        await stream.send(said(Cancel()))
+        if closes:
+            await stream.close()
+        began_s = trio.current_time()
+        messages = await heard(stream)
+        assert trio.current_time() - began_s <= LINGER_TIMEOUT_S + 0.1
+        assert isinstance(messages[-1], Finished)
+        assert sum(message.n_tokens for message in messages if isinstance(message, Chunk)) > 30
+        assert ada.engines[0].n_running == 0
+        assert ada.provider.served.outcomes == {"cancelled": 1}
+
+
+async def test_the_last_frame_waits_for_a_slow_reader_longer_than_the_entry_may_linger(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with nodes(ada=Play(n_tokens=100)) as (entry, providers):
+        ada = providers["ada"]
+        messages = await heard(await open_to(entry, ada, said(await sealed_request(entry, ada))))
+        monkeypatch.setattr(memory_mesh, "WINDOW_BYTES", len(said(*messages)) - 10)
+        stream = await open_to(entry, ada, said(await sealed_request(entry, ada)))
+        await trio.sleep(LINGER_TIMEOUT_S * 3)
+        assert isinstance((await heard(stream))[-1], Finished)
+        assert ada.provider.served.outcomes == {"finished": 2}
+
+
+@pytest.mark.spec("EX-27", "EX-50")
+@pytest.mark.parametrize("closes", [False, True])
+async def test_an_end_that_the_engine_does_not_seal_is_waited_for_five_seconds(closes: bool) -> None:
+    async with nodes(ada=Play(n_tokens=1000, cancel_s=60.0)) as (entry, providers):
+        ada = providers["ada"]
+        stream = await open_to(entry, ada, said(await sealed_request(entry, ada)))
+        await trio.sleep(1.0)
+        await stream.send(said(Cancel()))
+        if closes:
+            await stream.close()
+        messages = await heard(stream)
+        assert messages[-1] == Abort(AbortCode.TIMEOUT)
+        await trio.sleep(0.1)
+        assert ada.engines[0].n_running == 0
+
+
+async def test_who_cancels_and_reads_nothing_holds_a_place_for_five_seconds() -> None:
+    async with nodes(ada=Play(n_tokens=100_000, token_s=0.0)) as (entry, providers):
+        ada = providers["ada"]
+        stream = await open_to(entry, ada, said(await sealed_request(entry, ada)))
+        await trio.sleep(1.0)
+        assert ada.engines[0].n_running == 1
+        await stream.send(said(Cancel()))
+        await trio.sleep(CANCEL_TIMEOUT_S + 1.0)
+        assert ada.engines[0].n_running == 0
+
+
+async def test_who_vanishes_gets_nothing_and_frees_its_place_at_once() -> None:
+    async with nodes(ada=Play(n_tokens=1000)) as (entry, providers):
+        ada = providers["ada"]
+        stream = await open_to(entry, ada, said(await sealed_request(entry, ada)))
+        await trio.sleep(1.0)
+        await stream.reset()
+        await trio.sleep(0.1)
+        assert ada.engines[0].n_running == 0
+        assert ada.provider.served.n_output_tokens == 0
 
 
 @pytest.mark.spec("EX-26")
