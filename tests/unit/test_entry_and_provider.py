@@ -232,7 +232,7 @@ async def test_only_so_many_ends_are_waited_for(monkeypatch: pytest.MonkeyPatch)
         assert providers["ada"].engines[0].n_running == 0
 
 
-@pytest.mark.spec("EX-15")
+@pytest.mark.spec("EX-16")
 async def test_a_provider_does_not_cancel_for_us() -> None:
     async with nodes(bad=Play(cheat="cancelled", n_tokens=3), good=Play()) as (entry, _):
         for _ in range(4):
