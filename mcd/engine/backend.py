@@ -128,7 +128,9 @@ def not_done(request: AnyRequest, capabilities: Sequence[str]) -> UnsupportedErr
 class Facts:
     """What a loaded backend says about itself."""
 
-    __slots__ = ("capabilities", "device", "n_ctx", "n_slots", "notes", "output_tokens_per_s", "prefill_tokens_per_s")
+    __slots__ = (
+        "capabilities", "device", "n_ctx", "n_slots", "notes", "output_tokens_per_s", "prefill_tokens_per_s", "tuning",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -148,6 +150,8 @@ class Facts:
         self.output_tokens_per_s = output_tokens_per_s
         self.device = device
         self.notes = notes
+        self.tuning: tuple[str, ...] = ()
+        """What was chosen by measuring, and why; a line of `mcd doctor` each."""
 
 
 class Backend(Protocol):

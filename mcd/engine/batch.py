@@ -12,12 +12,34 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p)
 _ABORT = _CALLBACK(lambda _: True)
 _NEVER = _CALLBACK()
 
+MAX_PADDED = 64
+"""Padding cells before they are given back: attention looks at them, giving back looks at every cell."""
+ROW_STEP = 4
+"""llama.cpp's fast kernels for quantised weights take this many rows at once; the rest go one by one, at three times
+the price. Measured: 15 rows 195 ms, 16 rows 155 ms; 7 rows 116, 8 rows 98; 3 and 4 rows the same."""
+WIDE_STEP = 16
+"""And a few take this many: 13 rows cost more than 16."""
+
+
+def n_padding(n_rows: int) -> int:
+    """Rows to add so that the batch is computed faster."""
+    to_wide, to_step = -n_rows % WIDE_STEP, -n_rows % ROW_STEP
+    if to_wide < ROW_STEP:
+        return to_wide
+    return to_step if n_rows > ROW_STEP and to_step <= ROW_STEP // 2 else 0
+
 
 class Batch:
-    """Rows for one llama_decode. Owner: Scheduler."""
+    """Rows for one llama_decode. Owner: Scheduler.
+
+    The last sequence is the scratch sequence: it belongs to no request, and serves what must be computed without one.
+    """
 
     def __init__(self, lib: Any, n_rows: int, n_sequences: int) -> None:
         self._lib = lib
+        self.scratch = n_sequences - 1
+        self._n_padded = 0
+        """Tokens on the scratch sequence."""
         self.n_rows = 0
         self._n_most = 0
         """Rows of the largest batch since the last `scrub`."""
@@ -71,6 +93,14 @@ class Batch:
         self._n_most = max(self._n_most, self.n_rows)
         return int(self._lib.llama_decode(context, self._struct))
 
+    def pad(self, context: Any, n_rows: int) -> None:
+        """Add rows that nobody reads; after all others, whose row numbers count."""
+        if self._n_padded + n_rows > MAX_PADDED:
+            self.clear_scratch(context)
+        for _ in range(n_rows):
+            self.add_one(0, self._n_padded, self.scratch)
+            self._n_padded += 1
+
     def scrub(self, context: Any, sequence: int, longest: int = 0) -> None:
         """Overwrite the token ids that earlier batches left in llama.cpp's own buffers.
 
@@ -81,6 +111,7 @@ class Batch:
         if not self._n_most:
             return
         self.clear()
+        self.clear_scratch(context)
         run = longest or self._n_most
         sequences = range(sequence, sequence - (-self._n_most // run))
         for each, at in zip(sequences, range(0, self._n_most, run), strict=True):
@@ -92,3 +123,8 @@ class Batch:
             self._lib.llama_memory_seq_rm(self._lib.llama_get_memory(context), each, -1, -1)
         self.clear()
         self._n_most = 0
+
+    def clear_scratch(self, context: Any) -> None:
+        """Empty the scratch sequence."""
+        self._lib.llama_memory_seq_rm(self._lib.llama_get_memory(context), self.scratch, -1, -1)
+        self._n_padded = 0

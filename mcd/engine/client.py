@@ -136,9 +136,11 @@ class EngineProcess:
         return EngineKeys(model_digest=self._digest, certificate=face.certificate, configs=face.configs)
 
     def sandbox_report(self) -> tuple[str, ...]:
-        """What confines the process, one line a control; empty while there is none."""
+        """What confines the process, one line a control, and what it tuned; empty while there is none."""
         face = self._face()
-        return face.asleep.sandbox if face is not None and face.asleep is not None else ()
+        if face is None or face.asleep is None:
+            return ()
+        return (*face.asleep.sandbox, *(face.ready.tuning if face.ready is not None else ()))
 
     @property
     def pid(self) -> int | None:

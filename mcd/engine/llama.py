@@ -39,31 +39,37 @@ class LlamaBackend:
             StartError: For a reason that stays.
         """
         self._model = model
-        n_threads = measure.compute_threads(options.n_threads)
+        self._thread_choices = measure.thread_choices(options.n_threads)
         budget_bytes = measure.kv_budget_bytes()
-        self._context = Context(self._model, options, n_threads, budget_bytes)
+        self._context = Context(self._model, options, self._thread_choices[0], budget_bytes)
+        self._trials = measure.Trials(self._model, self._context)
+        threads, found = self._trials.choose_threads(self._thread_choices), self._trials.speeds()
+        if not options.n_slots:
+            self._context.n_slots = measure.slots_for(found.output_tokens_per_s, self._context.n_slots)
         self._rendering = rendering
         self._template, note = _template(self._model, rendering)
         self._family = families.family_of(self._template.dialect if self._template else "")
         self._may_think = families.may_think(self._family, self._template.source if self._template else "")
         self._vocabulary = Vocabulary(self._model, families.marks(self._family))
-        self._scheduler = Scheduler(self._model, self._context, self._ended, budget_bytes)
+        self._scheduler = Scheduler(self._model, self._context, self._ended, self._retune, budget_bytes)
         self._lexicon = Lexicon(model)
         self._rendered: dict[int, Job | Task] = {}
         """Those whose prompt is being written."""
         self._active: dict[int, _Active] = {}
         self._waiting_bytes = 0
         self._now: Seconds = 0.0
-        prefill, output = measure.speeds(self._model, self._context)
-        self._scheduler.limit_prefill(prefill)
+        self._scheduler.tune(found)
         self._facts = Facts(
             n_ctx=self._context.n_ctx,
             n_slots=self._context.n_slots,
             capabilities=self._capabilities(),
-            prefill_tokens_per_s=prefill,
-            output_tokens_per_s=output,
-            device=options.device or f"CPU {n_threads} thread{'s' * (n_threads > 1)} {platform.machine()}",
+            prefill_tokens_per_s=found.prefill_tokens_per_s,
+            output_tokens_per_s=found.output_tokens_per_s,
+            device=options.device or f"CPU {threads.decode} thread{'s' * (threads.decode > 1)} {platform.machine()}",
             notes=(note,) if note else (),
+        )
+        self._facts.tuning = (
+            f"tuning: holds, {threads.why}; {self._context.n_slots} slots, {self._scheduler.describe()}",
         )
 
     def facts(self) -> Facts:
@@ -203,6 +209,11 @@ class LlamaBackend:
         self._lexicon.close()
         self._context.close()
         self._model.close()
+
+    def _retune(self) -> None:
+        """Steps have become slow: perhaps our threads are waiting for cores that others use."""
+        if len(self._thread_choices) > 1:
+            self._trials.choose_threads(self._thread_choices)
 
     # --- a request ---
 

@@ -160,6 +160,8 @@ class Ready(Frame, frozen=True, array_like=True, tag=33):
     device: str
     notes: tuple[str, ...] = ()
     """What the operator should know, e.g. ``the model has no chat template``."""
+    tuning: tuple[str, ...] = ()
+    """What was chosen by measuring, and why: a line of ``mcd doctor`` each."""
 
 
 class NotReady(Frame, frozen=True, array_like=True, tag=34):

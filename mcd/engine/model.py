@@ -164,8 +164,6 @@ class Context:
         """
         self._lib = model.lib
         self.n_slots = min(options.n_slots or DEFAULT_SLOTS, MAX_SLOTS)
-        self.scratch = self.n_slots
-        """The sequence of nobody's request, for what must be computed without one."""
         wanted = options.n_ctx or min(model.n_ctx_train, DEFAULT_MAX_CTX)
         affordable = kv_budget_bytes // max(1, model.kv_bytes_per_token())
         self.n_ctx = max(256, min(wanted, affordable)) if not options.n_ctx else wanted

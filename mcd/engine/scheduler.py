@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 
-from mcd.engine.batch import Batch
+from mcd.engine.batch import ROW_STEP, WIDE_STEP, Batch, n_padding
 from mcd.engine.kv import KvMemory
+from mcd.engine.measure import Tuned
 from mcd.engine.model import N_BATCH, Context, Model
+from mcd.engine.pace import Pace
 from mcd.engine.sequence import Sequence
 from mcd.engine.slots import Slot
 from mcd.engine.tidy import Tidy
@@ -26,12 +29,20 @@ class Scheduler:
     """Owner of all sequences, the batch and the KV memory."""
 
     def __init__(
-        self, model: Model, context: Context, on_end: Callable[[Sequence], None], kv_budget_bytes: int
+        self,
+        model: Model,
+        context: Context,
+        on_end: Callable[[Sequence], None],
+        retune: Callable[[], None],
+        kv_budget_bytes: int,
     ) -> None:
-        """Begin idle; ``on_end`` is told of each sequence that finished or broke."""
+        """Begin idle; ``on_end`` is told of each sequence that finished or broke, ``retune`` when steps grew slow."""
         self._model = model
         self._context = context
         self._on_end = on_end
+        self._retune = retune
+        self._pace = Pace()
+        self._has_slowed = False
         self._batch = Batch(model.lib, N_BATCH, context.n_slots + 1)
         self.kv = KvMemory(
             model.lib, context.handle, context.n_slots, context.n_cells, cuts=model.cuts, budget_bytes=kv_budget_bytes
@@ -40,10 +51,18 @@ class Scheduler:
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._max_prefill_rows = MAX_PREFILL_ROWS
+        self._pays_padding = False
 
-    def limit_prefill(self, tokens_per_s: float) -> None:
-        """Set the prefill chunk from the measured speed."""
-        self._max_prefill_rows = max(MIN_PREFILL_ROWS, min(MAX_PREFILL_ROWS, int(tokens_per_s * STEP_GOAL_S)))
+    def tune(self, found: Tuned) -> None:
+        """Set the prefill chunk and the padding from what was measured."""
+        n_rows = int(found.prefill_tokens_per_s * STEP_GOAL_S) // WIDE_STEP * WIDE_STEP
+        self._max_prefill_rows = max(MIN_PREFILL_ROWS, min(MAX_PREFILL_ROWS, n_rows))
+        self._pays_padding = found.pays_padding
+
+    def describe(self) -> str:
+        """What `tune` chose."""
+        padding = f", batches padded to {ROW_STEP} rows" if self._pays_padding else ""
+        return f"{self._max_prefill_rows} rows of prefill a step{padding}"
 
     @property
     def n_running(self) -> int:
@@ -83,11 +102,16 @@ class Scheduler:
     def step(self, now: Seconds) -> None:
         """Admit, build a batch, compute it, sample its outputs."""
         self._tidy.run(now, is_idle=not self._running and not self._waiting)
+        if self._has_slowed:
+            self._has_slowed = False
+            self._retune()  # computes on the scratch sequence
+            self._batch.clear_scratch(self._context.handle)
+            self._pace.tuned(now)
         self._admit(now)
         outputs = self._fill()
         if not self._batch.n_rows:
             return
-        if not self._decode():
+        if not self._decode(now):
             self._break_all(now)
             return
         self._batch.clear()
@@ -141,7 +165,10 @@ class Scheduler:
                 assert slot is not None
                 outputs.append((sequence, batch.add_one(sequence.last_token, len(slot.tokens), slot.index)))
                 slot.tokens.append(sequence.last_token)
-        budget = min(self._max_prefill_rows, BUSY_PREFILL_ROWS) if outputs else self._max_prefill_rows
+        budget = self._max_prefill_rows
+        if outputs:
+            budget = min(budget, BUSY_PREFILL_ROWS)
+            budget += -(budget + len(outputs)) % WIDE_STEP
         for sequence in prefilling:
             if budget <= 0:
                 break
@@ -156,6 +183,8 @@ class Scheduler:
             if is_last:
                 slot.planned = ()
                 outputs.append((sequence, row))
+        if self._pays_padding and outputs:
+            batch.pad(self._context.handle, n_padding(batch.n_rows))
         return outputs
 
     def _chunk_rows(self, slot: Slot, budget: int) -> int:
@@ -165,11 +194,12 @@ class Scheduler:
     def _is_prefilling(self, sequence: Sequence) -> bool:
         return sequence.slot is not None and len(sequence.slot.tokens) < len(sequence.prompt)
 
-    def _decode(self) -> bool:
+    def _decode(self, now: Seconds) -> bool:
         status = self._batch.decode(self._context.handle)
         while status == 1 and self.kv.evict_idle():
             # reservations make this impossible unless llama.cpp pads more than we count
             status = self._batch.decode(self._context.handle)
+        self._has_slowed |= self._pace.has_slowed(self._batch.n_rows, time.monotonic() - now, now)
         return status == 0
 
     def _break_all(self, now: Seconds) -> None:
@@ -179,6 +209,7 @@ class Scheduler:
             self._leave(sequence, now)
             self._on_end(sequence)
         self.kv.clear_all()
+        self._batch.clear_scratch(self._context.handle)
 
     def _leave(self, sequence: Sequence, now: Seconds) -> None:
         self._running.remove(sequence)

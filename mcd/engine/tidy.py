@@ -45,8 +45,9 @@ class Tidy:
     def run(self, now: Seconds, *, is_idle: bool) -> None:
         """Do what is due."""
         if self._scrub_at is not None and now >= self._scrub_at:
-            self._batch.scrub(self._context.handle, self._context.scratch)
+            self._batch.scrub(self._context.handle, self._batch.scratch)
             self._scrub_at = None
         self._kv.expire(now)
         if is_idle and self._kv.is_unused and not self._kv.is_clean and now >= self._ended_at + WIPE_AFTER_S:
             self._kv.clear_all()
+            self._batch.clear_scratch(self._context.handle)

@@ -233,6 +233,7 @@ def main(fd: int) -> int:
                 sealing=backend.sealing,
                 device=facts.device,
                 notes=facts.notes,
+                tuning=facts.tuning,
             ),
             1024,
         )

@@ -24,7 +24,7 @@ def probe(path: str) -> str:
         try:
             context = Context(model, OPTIONS, 1, 0)
             try:
-                measure.speeds(model, context)
+                measure.Trials(model, context).speeds()
                 model.template()
             finally:
                 context.close()
@@ -38,7 +38,7 @@ def probe(path: str) -> str:
 
 
 if __name__ == "__main__":
-    measure.WARM_UP_S = 0.0
+    measure.SPEED_S = 0.0
     load.limit_memory(MAX_BYTES)
     for line in sys.stdin:
         os.write(1, f"{probe(line.strip())}\n".encode())

@@ -154,4 +154,4 @@ async def test_cancels_and_evictions_leave_every_answer_right(spec: EngineSpec) 
         await fill_every_cell(side, logit_bias=((str(gguf_arch.END_TOKEN), -100.0),))
         assert side.engine.status().restarts == 0
     assert not wrong
-    assert n_reused > 20
+    assert n_reused > 5

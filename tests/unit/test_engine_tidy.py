@@ -24,9 +24,13 @@ class Room:
             llama_memory_clear=lambda memory, data: self.calls.append("wipe" if data else "clear"),
             llama_memory_seq_pos_max=lambda memory, sequence: -1,
         )
-        batch = SimpleNamespace(scrub=lambda context, sequence: self.calls.append(f"scrub {sequence}"))
+        batch = SimpleNamespace(
+            scratch=2,
+            scrub=lambda context, sequence: self.calls.append(f"scrub {sequence}"),
+            clear_scratch=lambda context: self.calls.append("scratch"),
+        )
         self.kv = KvMemory(lib, None, 2, 1000, cuts=ANYWHERE, budget_bytes=0)
-        self.tidy = Tidy(SimpleNamespace(handle=None, scratch=2), batch, self.kv)
+        self.tidy = Tidy(SimpleNamespace(handle=None), batch, self.kv)
 
     def serve(self, key: str, now: float, *, is_kept: bool) -> None:
         slot = self.kv.admit(PROMPT, 10, key, now, may_be_reused=is_kept)
@@ -67,7 +71,7 @@ def test_idle_caches_are_forgotten_after_ten_minutes_the_rest_wiped_then(room: R
     room.run(11.0)
     assert room.tidy.due_at(is_idle=True) == 10.0 + MAX_IDLE_CACHE_S
     assert room.run(10.0 + MAX_IDLE_CACHE_S - 1) == []
-    assert room.run(10.0 + MAX_IDLE_CACHE_S) == ["clear 0", "wipe"]
+    assert room.run(10.0 + MAX_IDLE_CACHE_S) == ["clear 0", "wipe", "scratch"]
     assert room.tidy.due_at(is_idle=True) is None
 
 
@@ -77,7 +81,7 @@ def test_memory_is_wiped_in_a_pause_once_nothing_in_it_is_of_use(room: Room) -> 
     assert room.tidy.due_at(is_idle=False) is None
     assert room.tidy.due_at(is_idle=True) == 10.0 + WIPE_AFTER_S
     assert room.run(10.0 + WIPE_AFTER_S, is_idle=False) == []
-    assert room.run(10.0 + WIPE_AFTER_S) == ["wipe"]
+    assert room.run(10.0 + WIPE_AFTER_S) == ["wipe", "scratch"]
     assert room.run(10.0 + 2 * WIPE_AFTER_S) == []
 
 
