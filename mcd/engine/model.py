@@ -178,10 +178,33 @@ class Context:
         params.kv_unified = True  # split, attention costs 4 % less at 16 slots; but gaps between busy slots cost a pass
         params.swa_full = False  # a window keeps its window; `Cuts` says what that allows
         params.no_perf = True
+        wish = options.samples_in_graph
+        # a recurrent memory computes a batch in several parts, and each part would draw
+        self.samples_in_graph = (options.gpu if wish is None else wish) and not model.cuts.is_recurrent
+        placeholders = self._placeholders(params) if self.samples_in_graph else []
         self.handle = self._lib.llama_init_from_model(model.handle, params)
         if not self.handle:
             raise StartError(FailureCode.OUT_OF_MEMORY)
+        for sequence, chain in enumerate(placeholders):
+            self._lib.llama_set_sampler(self.handle, sequence, None)
+            self._lib.llama_sampler_free(chain)
         self.memory = self._lib.llama_get_memory(self.handle)
+
+    def _placeholders(self, params: Any) -> list[Any]:
+        """A chain for each slot: a context made without any has no place for what the graph samples."""
+        lib = self._lib
+        chains = []
+        configs = (lib.llama_sampler_seq_config * self.n_slots)()
+        for sequence, config in enumerate(configs):
+            chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+            lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_greedy())
+            config.seq_id, config.sampler = sequence, ctypes.cast(chain, ctypes.c_void_p)
+            chains.append(chain)
+        params.samplers, params.n_samplers = configs, self.n_slots
+        # more than one: then a draw counts only once its token was accepted, not in every step beside others
+        params.n_outputs_max_per_seq = 2
+        self._configs = configs
+        return chains
 
     def close(self) -> None:
         """Free it."""

@@ -8,6 +8,10 @@ answer is penalised exactly as the unbroken one.
 A grammar (`guide` says which, and when) is tested on the one token that was drawn; only a rejected token makes it
 mask the whole vocabulary (37 ms at 128 000 tokens) and draw again. Each accepted token costs exactly one draw of the
 chain's generator, so replaying k tokens is k draws and a resumed seeded stream stays on its track.
+
+On a GPU the chain becomes part of the graph (`attach`) and only the chosen token comes back. A chain is attached once:
+llama.cpp ends the process at the second time. What a graph cannot do (guides) and what needs the logits (logprobs)
+is not attached. Penalties are applied here, to the candidates that top_k left in the graph.
 """
 
 from __future__ import annotations
@@ -99,6 +103,7 @@ class Sampler:
         self._model = model
         self._draw = None if sampling.is_greedy else self._lib.llama_sampler_init_dist(sampling.seed)
         self._chain = self._build(sampling)
+        self._attached: tuple[Any, int] | None = None
         self._guide: Guide | None = None
         if constraint is not None:
             try:
@@ -132,8 +137,16 @@ class Sampler:
             self._draw_once()
             self._lib.llama_sampler_accept(self._chain, token)
 
+    def attach(self, context: Any, sequence: int) -> None:
+        """Choose this sequence's tokens in the graph from now on, if that can be."""
+        if self._guide is None and self._lib.llama_set_sampler(context, sequence, self._chain):
+            self._attached = (context, sequence)
+
     def close(self) -> None:
         """Free everything in C."""
+        if self._attached is not None:
+            self._lib.llama_set_sampler(*self._attached, None)
+            self._attached = None
         if self._chain:
             self._lib.llama_sampler_free(self._chain)
             self._chain = None

@@ -62,7 +62,8 @@ class Scheduler:
     def describe(self) -> str:
         """What `tune` chose."""
         padding = f", batches padded to {ROW_STEP} rows" if self._pays_padding else ""
-        return f"{self._max_prefill_rows} rows of prefill a step{padding}"
+        place = "in the graph" if self._context.samples_in_graph else "on the processor"
+        return f"{self._max_prefill_rows} rows of prefill a step{padding}, tokens chosen {place}"
 
     @property
     def n_running(self) -> int:
@@ -148,6 +149,8 @@ class Scheduler:
                 break  # in order of arrival: a large request must not starve behind small ones
             sequence.slot = slot
             sequence.n_cached = len(slot.tokens)
+            if self._context.samples_in_graph and sequence.n_logprobs < 0:
+                sequence.sampler.attach(self._context.handle, slot.index)
             self._running.append(sequence)
         self._waiting.extendleft(reversed(held))
 
@@ -183,7 +186,7 @@ class Scheduler:
             if is_last:
                 slot.planned = ()
                 outputs.append((sequence, row))
-        if self._pays_padding and outputs:
+        if self._pays_padding and len(outputs) > 1:  # what one stream computes does not depend on a measurement
             batch.pad(self._context.handle, n_padding(batch.n_rows))
         return outputs
 
