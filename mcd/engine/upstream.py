@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import queue
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -114,6 +115,7 @@ class _Models(msgspec.Struct):
 
 Event = Opened | Rejected | Busy | Broken | Ended | ChunkPart | Embedded
 
+_NO_LINGER = struct.pack("ii", 1, 0)
 _chunks = msgspec.json.Decoder(ChunkPart)
 _models = msgspec.json.Decoder(_Models)
 _errors = msgspec.json.Decoder(_ErrorBody)
@@ -161,6 +163,8 @@ class UpstreamCall:
         self._is_stopped.set()
         if self._socket is not None:
             try:
+                # closing becomes a reset, which even a server notices that waits for our window to open
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
                 self._socket.shutdown(socket.SHUT_RDWR)
             except OSError:
                 return
@@ -173,7 +177,7 @@ class UpstreamCall:
         finally:
             if self._connection is not None:
                 self._connection.close()
-            if self._socket is not None:  # unread data makes this a reset, which even a blocked server notices
+            if self._socket is not None:
                 self._socket.close()
 
     def _stream(self) -> None:
