@@ -14,6 +14,7 @@ from mcd.wire.messages import (
     MAX_RECORD_BYTES,
     MAX_RECORD_LIFETIME_MS,
     EngineKeys,
+    EngineLoad,
     InfoReply,
     ModelOffer,
     Record,
@@ -188,6 +189,8 @@ def info() -> Iterator[Vector]:
         "bytes": spell(encode_info(question)),
     }
     yield reply("record and keys of one engine", ["ID-30"], answer(question, record, [keys]), 1)
+    load = EngineLoad(keys.model_digest, 3, 1)
+    yield reply("and its load", ["ID-30"], answer(question, record, [keys], [load]), 1)
     yield reply("no record yet", ["ID-30"], answer(question, b"", []), 0)
     stray = msgspec.structs.replace(keys, model_digest=bytes(32))
     yield reply("keys of a model not on offer are ignored", ["ID-34"], answer(question, record, [stray, keys]), 1)

@@ -8,8 +8,10 @@ from typing import Any
 
 from mcd.cli import client, exits, table
 
+_REGION = "REGION"
+"""Shown once somebody states one: nothing that `mcd` itself knows says where a machine is."""
 _COLUMNS = (
-    *table.text("PEER", "NAME", "REGION", "PATH"),
+    *table.text("PEER", "NAME", _REGION, "PATH"),
     *table.numbers("RTT"),
     *table.text("GPU"),
     *table.numbers("MODELS", "LOAD", "TOK/S", "$/1M TOK", "OK%", "SEEN"),
@@ -31,7 +33,9 @@ def execute(args: argparse.Namespace) -> int:
     if args.json:
         client.print_json(peers)
         return exits.OK
-    head, *rows = table.render(_COLUMNS, [_row(peer, is_full=args.full) for peer in peers])
+    hidden = set() if any(peer["region"] for peer in peers) else {_REGION}
+    cells = [_row(peer, is_full=args.full) for peer in peers]
+    head, *rows = table.render(*table.without(hidden, _COLUMNS, cells))
     print(table.paint(head, table.BOLD))
     for peer, row in zip(peers, rows, strict=True):
         print(row if peer["state"] == "alive" else table.paint(row, table.DIM))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TextIO
 
 SHORT_ID_CHARS = 8
@@ -45,6 +45,14 @@ def render(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str
         "  ".join(column.fit(cell, width) for column, cell, width in zip(columns, row, widths, strict=True)).rstrip()
         for row in (titles, *cells)
     ]
+
+
+def without(
+    hidden: Collection[str], columns: Sequence[Column], rows: Sequence[Sequence[str]]
+) -> tuple[list[Column], list[list[str]]]:
+    """The same table with some columns left out, by their titles."""
+    kept = [i for i, column in enumerate(columns) if column.title not in hidden]
+    return [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def plain(foreign: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import trio
@@ -11,6 +12,7 @@ from mcd.ids import ModelDigest, PeerId
 from mcd.log import Log
 from mcd.ports import Clock, Link, Mesh, Stream, Verdict
 from mcd.routing.directory import Directory
+from mcd.units import Seconds
 from mcd.wire import info
 from mcd.wire.codec import decode_info, encode_info
 from mcd.wire.framing import FrameReader, frame
@@ -30,6 +32,11 @@ MAX_SEARCHED = 1024
 """Aliases remembered as searched for."""
 MAX_ASKING = 8
 """Info requests under way at once: a burst of links must not starve requests of users."""
+LOAD_PAUSE_S = 2.0
+"""Between two asks for loads, of all providers: half a per mille of a core."""
+LOAD_INTERVAL_S = 30.0
+LOAD_LIFETIME_S = 180.0
+"""A load heard before is no longer shown.   [ID-35]"""
 
 
 class Probe:
@@ -43,6 +50,9 @@ class Probe:
         self._log = log
         self._keys: dict[PeerId, dict[ModelDigest, tuple[bytes, EngineKeys]]] = {}
         """What a peer last told, each with the seal key id of the record that came along. Gone with its link."""
+        self._asked_at: dict[PeerId, Seconds] = {}
+        self._loads: dict[PeerId, tuple[Seconds, int]] = {}
+        """When a peer last told how many requests run there, and how many. Both gone with its link."""
         self._wanted_tx, self._wanted_rx = trio.open_memory_channel[PeerId](1024)
         self._asking = trio.CapacityLimiter(MAX_ASKING)
         self._searched: dict[str, float] = {}
@@ -75,6 +85,7 @@ class Probe:
         """The last connection is gone: nobody is sent there until a newer record or a new link."""
         self.directory.mark_dead(peer_id)
         self._keys.pop(peer_id, None)
+        self._loads.pop(peer_id, None)
         self._log.debug("link_lost", peer_id=peer_id)
 
     def _want(self, peer_id: PeerId) -> None:
@@ -86,10 +97,33 @@ class Probe:
     # --- what we ask ----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Ask wanted peers until cancelled."""
+        """Ask wanted peers, and linked providers for their load, until cancelled."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._ask_for_loads)
             async for peer_id in self._wanted_rx:
                 nursery.start_soon(self._ask_quietly, peer_id)
+
+    async def _ask_for_loads(self) -> None:
+        while True:
+            await trio.sleep(LOAD_PAUSE_S)
+            linked = {link.peer_id for link in self._mesh.links()}
+            for gone in self._asked_at.keys() - linked:
+                self._asked_at.pop(gone)
+                self._loads.pop(gone, None)
+            now = self._clock.now()
+            known = self.directory.peers(self._clock.unix_ms())
+            due = [
+                (self._asked_at.get(peer.peer_id, 0.0), peer.peer_id)
+                for peer in known
+                if peer.record.models and peer.peer_id in linked
+            ]
+            if due and now - min(due)[0] >= LOAD_INTERVAL_S:
+                self._want(min(due)[1])
+
+    def n_running(self, peer_id: PeerId) -> int | None:
+        """Requests that run on all engines of a peer, as it last said; None when that is too long ago."""
+        heard_at, n_running = self._loads.get(peer_id, (-math.inf, 0))
+        return n_running if self._clock.now() - heard_at <= LOAD_LIFETIME_S else None
 
     async def _ask_quietly(self, peer_id: PeerId) -> None:
         try:
@@ -107,6 +141,7 @@ class Probe:
             StreamBrokenError, PeerTimeoutError, RemoteProtocolError, RecordError: No usable answer within 5 s.
         """
         nonce = os.urandom(NONCE_BYTES)
+        self._asked_at[peer_id] = self._clock.now()
         with trio.move_on_after(INFO_TIMEOUT_S):
             stream = await self._mesh.open_stream(peer_id, INFO_PROTOCOL, frame(encode_info(info.ask(nonce))))
             try:
@@ -118,6 +153,8 @@ class Probe:
             if answer.record is not None:
                 self.directory.judge(answer.record, now_ms)
                 self.directory.mark_alive(peer_id, now_ms)
+                if answer.loads:
+                    self._loads[peer_id] = self._clock.now(), sum(load.n_running for load in answer.loads)
                 key_ids = {offer.digest: offer.key_id for offer in answer.record.record.models}
                 self._keys[peer_id] = {
                     ModelDigest(keys.model_digest): (key_ids[keys.model_digest], keys) for keys in answer.engines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from mcd.api.events import AnswerEvent
@@ -20,12 +20,22 @@ from mcd.units import Seconds
 class MeshEntry:
     """Implements ports.Entry. One per daemon; read-only but for `answer`."""
 
-    def __init__(self, failover: Failover, router: Router, directory: Directory, mesh: Mesh, clock: Clock) -> None:
+    def __init__(
+        self,
+        failover: Failover,
+        router: Router,
+        directory: Directory,
+        mesh: Mesh,
+        clock: Clock,
+        n_running: Callable[[PeerId], int | None],
+    ) -> None:
+        """``n_running`` is what we last heard of a peer's load."""
         self._failover = failover
         self._router = router
         self._directory = directory
         self._mesh = mesh
         self._clock = clock
+        self._n_running = n_running
 
     def answer(self, request: AnyRequest) -> AbstractAsyncContextManager[AsyncIterator[AnswerEvent]]:
         """See ports.Entry.answer."""
@@ -69,7 +79,7 @@ class MeshEntry:
             rtt_s=link.rtt_s if link is not None else None,
             device=record.device,
             models=tuple(model.alias for model in record.models),
-            n_running=None,
+            n_running=self._n_running(known.peer_id),
             n_slots=sum(model.n_slots for model in record.models),
             output_tokens_per_s=1 / min(measured) if measured else None,
             claimed_tokens_per_s=max((float(model.output_tokens_per_s) for model in record.models), default=None),

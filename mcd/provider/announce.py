@@ -20,6 +20,7 @@ from mcd.wire.messages import (
     MAX_MODELS,
     MAX_RECORD_BYTES,
     MAX_RECORD_LIFETIME_MS,
+    EngineLoad,
     InfoRequest,
     ModelOffer,
     Record,
@@ -27,6 +28,8 @@ from mcd.wire.messages import (
 from mcd.wire.records import RECORD_HEAD_BYTES, RECORD_VERSION, SignedRecord, alias_key, goodbye, next_seq, sign_record
 from mcd.wire.signing import SigningKey
 
+MAX_SAID = 65_535
+"""Of requests in a load, U16; more is not said."""
 ANNOUNCE_EVERY_S = 30.0
 """A quarter of a record's lifetime: three announcements may be lost."""
 REPEAT_AFTER_S = (1.0, 4.0, 10.0)
@@ -136,8 +139,10 @@ class Announcer:
         """Answer one info request with our record and the seal keys of our engines.   [ID-30]"""
         with trio.move_on_after(INFO_TIMEOUT_S) as limit:
             request = await _read_request(stream)
-            keys = tuple(engine.keys() for engine in self._engines if engine.status().state in SERVABLE)
-            reply = info.answer(request, self.signed_record(), keys[:MAX_MODELS])
+            engines = [engine for engine in self._engines if engine.status().state in SERVABLE][:MAX_MODELS]
+            keys = [engine.keys() for engine in engines]
+            loads = [_load(engine.status()) for engine in engines]
+            reply = info.answer(request, self.signed_record(), keys, loads)
             await stream.send(frame(encode_info(reply)))
             await stream.close()
         if limit.cancelled_caught:
@@ -188,6 +193,10 @@ def _same(one: Record, other: Record) -> bool:
 
 def _unnumbered(record: Record) -> Record:
     return msgspec.structs.replace(record, seq=0, issued_ms=0, expires_ms=0)
+
+
+def _load(status: EngineStatus) -> EngineLoad:
+    return EngineLoad(status.digest, min(status.n_running, MAX_SAID), min(status.n_waiting, MAX_SAID))
 
 
 def _offer(status: EngineStatus) -> ModelOffer | None:

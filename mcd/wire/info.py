@@ -17,6 +17,7 @@ from mcd.wire.messages import (
     MAX_MODELS,
     MAX_RECORD_BYTES,
     EngineKeys,
+    EngineLoad,
     InfoReply,
     InfoRequest,
 )
@@ -37,6 +38,8 @@ class Answer(msgspec.Struct, frozen=True):
     """None while the peer has not published one."""
     engines: tuple[EngineKeys, ...]
     """Only of models in the record; certificates are checked by who seals (specs/06)."""
+    loads: tuple[EngineLoad, ...]
+    """Of models in the record too; empty when the peer does not say."""
 
 
 def ask(nonce: bytes) -> InfoRequest:
@@ -44,9 +47,11 @@ def ask(nonce: bytes) -> InfoRequest:
     return InfoRequest(CAPABILITY_VERSION, nonce)
 
 
-def answer(request: InfoRequest, record: bytes, engines: Sequence[EngineKeys]) -> InfoReply:
+def answer(
+    request: InfoRequest, record: bytes, engines: Sequence[EngineKeys], loads: Sequence[EngineLoad] = ()
+) -> InfoReply:
     """The reply to ``request`` with our newest signed record, empty when there is none.   [ID-30]"""
-    return InfoReply(request.nonce, record, tuple(engines))
+    return InfoReply(request.nonce, record, tuple(engines), tuple(loads))
 
 
 def open_answer(reply: InfoReply, *, nonce: bytes, peer_id: PeerId, now_ms: UnixMs | int, network: str) -> Answer:
@@ -59,9 +64,13 @@ def open_answer(reply: InfoReply, *, nonce: bytes, peer_id: PeerId, now_ms: Unix
     if reply.nonce != nonce:
         raise RemoteProtocolError(NONCE_MISMATCH)
     if not reply.record:
-        return Answer(None, ())
+        return Answer(None, (), ())
     signed = open_record(reply.record, now_ms=now_ms, network=network)
     if signed.peer_id != peer_id:
         raise RemoteProtocolError(WRONG_SUBJECT)
     offered = {offer.digest for offer in signed.record.models}
-    return Answer(signed, tuple(keys for keys in reply.engines if keys.model_digest in offered))
+    return Answer(
+        signed,
+        tuple(keys for keys in reply.engines if keys.model_digest in offered),
+        tuple(load for load in reply.loads if load.model_digest in offered),
+    )

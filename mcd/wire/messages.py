@@ -13,8 +13,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-CAPABILITY_VERSION = 2
-"""2026-11-24: version 1, the first. 2026-11-25: version 2, request kinds besides chat."""
+CAPABILITY_VERSION = 3
+"""2026-11-24: version 1, the first. 2026-11-25: version 2, request kinds besides chat; version 3, loads."""
 
 EXCHANGE_PROTOCOL = "/modelcloud/exchange/1.0.0"
 INFO_PROTOCOL = "/modelcloud/info/1.0.0"
@@ -245,12 +245,21 @@ class EngineKeys(msgspec.Struct, frozen=True, array_like=True):
     ]
 
 
+class EngineLoad(msgspec.Struct, frozen=True, array_like=True):
+    """How busy one engine is now; a claim."""
+
+    model_digest: Digest32
+    n_running: U16
+    n_waiting: U16
+
+
 class InfoReply(Message, frozen=True, array_like=True, tag=33):
     """Peer -> anyone: its newest record (signed bytes) and engine keys; the nonce is echoed."""
 
     nonce: Annotated[bytes, Meta(min_length=16, max_length=16)]
     record: Annotated[bytes, Meta(max_length=MAX_RECORD_BYTES)]
     engines: Annotated[tuple[EngineKeys, ...], Meta(max_length=MAX_MODELS)]
+    loads: Annotated[tuple[EngineLoad, ...], Meta(max_length=MAX_MODELS)] = ()
 
 
 InfoMessage = InfoRequest | InfoReply

@@ -62,3 +62,10 @@ def test_colours_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert table.paint("x", table.BOLD, Terminal()) == "\x1b[1mx\x1b[0m"
     monkeypatch.setenv("NO_COLOR", "1")
     assert table.paint("x", table.BOLD, Terminal()) == "x"
+
+
+def test_columns_can_be_left_out_by_title() -> None:
+    columns = [*table.text("A", "B"), *table.numbers("C")]
+    kept, rows = table.without({"B"}, columns, [["1", "2", "3"]])
+    assert table.render(kept, rows) == ["A  C", "1  3"]
+    assert table.without(set(), columns, [["1", "2", "3"]]) == (columns, [["1", "2", "3"]])

@@ -17,13 +17,14 @@ from mcd.api.request import ChatMessage, ChatRequest
 from mcd.config import Config
 from mcd.entry.failover import Failover
 from mcd.entry.keyring import Keyring
-from mcd.entry.probe import Probe
+from mcd.entry.probe import LOAD_INTERVAL_S, LOAD_LIFETIME_S, LOAD_PAUSE_S, Probe
 from mcd.entry.router import Router
 from mcd.entry.session import Session
 from mcd.entry.view import MeshEntry
 from mcd.errors import ContextLengthError, McdError, ModelNotFoundError, NoProviderError, PeerError, RefusedError
 from mcd.exchange.states import CANCEL_TIMEOUT_S
 from mcd.log import Log
+from mcd.ports import Stream
 from mcd.provider.announce import Announcer
 from mcd.provider.serve import Provider
 from mcd.routing.directory import Directory
@@ -66,7 +67,7 @@ class Node:
         self.router = Router(directory, self.mesh, clock, Random(1))
         self.session = Session(self.mesh, Keyring(self.probe, clock), clock)
         self.failover = Failover(self.router, self.session, self.probe.search, Log("debug", self.log))
-        self.entry = MeshEntry(self.failover, self.router, directory, self.mesh, clock)
+        self.entry = MeshEntry(self.failover, self.router, directory, self.mesh, clock, self.probe.n_running)
         self.mesh.serve(EXCHANGE_PROTOCOL, self.provider.serve)
         self.mesh.serve(INFO_PROTOCOL, self.announcer.serve_info)
 
@@ -306,6 +307,33 @@ async def test_a_peer_that_dies_or_says_goodbye_is_not_asked() -> None:
         await trio.sleep(0.1)
         assert {card.name for card in entry.entry.peers()} == {"bob"}
         assert entry.entry.models()[0].n_providers == 1
+
+
+@pytest.mark.spec("ID-35")
+async def test_the_load_of_a_peer_is_what_it_said_a_short_while_ago() -> None:
+    async with nodes(ada=Play(n_tokens=10_000)) as (entry, providers):
+
+        def shown() -> int | None:
+            return entry.entry.peers()[0].n_running
+
+        await entry.mesh.connect(providers["ada"].peer_id, ())
+        await trio.sleep(1)
+        assert shown() == 0
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(entry.ask)
+            await trio.sleep(LOAD_INTERVAL_S + LOAD_PAUSE_S + 1)
+            assert shown() == 3
+            providers["ada"].mesh.serve(INFO_PROTOCOL, silent)
+            await trio.sleep(LOAD_LIFETIME_S - LOAD_INTERVAL_S)
+            assert shown() == 3
+            await trio.sleep(LOAD_INTERVAL_S + LOAD_PAUSE_S + 1)
+            assert shown() is None
+            nursery.cancel_scope.cancel()
+
+
+async def silent(stream: Stream) -> None:
+    await trio.sleep_forever()
 
 
 async def test_route_explains_every_part_of_the_prediction() -> None:

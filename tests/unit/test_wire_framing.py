@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 
+import msgspec
 import pytest
 
 from mcd.errors import LimitError, LocalProtocolError, RemoteProtocolError
@@ -21,6 +22,7 @@ from mcd.wire.messages import (
     MAX_SEALED_BYTES,
     MAX_SEALED_FRAME_BYTES,
     EngineKeys,
+    EngineLoad,
     Finished,
     InfoReply,
     Record,
@@ -48,6 +50,7 @@ def test_the_largest_messages_fit_their_limits() -> None:
     finished = Finished(bytes(MAX_SEALED_FRAME_BYTES), bytes(MAX_RECEIPT_BYTES))
     configs = (bytes(MAX_KEY_CONFIG_BYTES),) * MAX_KEY_CONFIGS
     reply = InfoReply(bytes(16), bytes(MAX_RECORD_BYTES), (EngineKeys(bytes(32), bytes(256), configs),) * MAX_MODELS)
+    reply = msgspec.structs.replace(reply, loads=(EngineLoad(bytes(32), 65_535, 65_535),) * MAX_MODELS)
     assert len(encode_exchange(request)) <= MAX_REQUEST_FRAME_BYTES
     assert len(encode_exchange(finished)) <= MAX_FRAME_BYTES
     assert len(encode_info(reply)) <= MAX_INFO_FRAME_BYTES

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from mcd.errors import RecordError, RemoteProtocolError
 from mcd.wire.codec import decode_info, encode_info
 from mcd.wire.info import Answer, answer, ask, open_answer
-from mcd.wire.messages import CAPABILITY_VERSION, EngineKeys, InfoReply, InfoRequest, ModelOffer, Record
+from mcd.wire.messages import CAPABILITY_VERSION, EngineKeys, EngineLoad, InfoReply, InfoRequest, ModelOffer, Record
 from mcd.wire.records import sign_record
 from mcd.wire.signing import SigningKey, peer_id
 
@@ -46,7 +47,17 @@ def test_the_answer_echoes_the_nonce() -> None:
 
 
 def test_a_peer_without_a_record_has_no_engines() -> None:
-    assert check(answer(ask(NONCE), b"", [KEYS])) == Answer(None, ())
+    assert check(answer(ask(NONCE), b"", [KEYS])) == Answer(None, (), ())
+
+
+@pytest.mark.spec("ID-34")
+def test_loads_of_models_not_on_offer_are_ignored_and_none_are_due() -> None:
+    load = EngineLoad(bytes(32), 3, 1)
+    reply = decode_info(encode_info(answer(ask(NONCE), signed(), [KEYS], [load, EngineLoad(b"\1" * 32, 9, 9)])))
+    assert isinstance(reply, InfoReply)
+    assert check(reply).loads == (load,)
+    older = msgspec.msgpack.encode(msgspec.msgpack.decode(encode_info(reply))[:4])
+    assert check(decode_info(older)).loads == ()  # type: ignore[arg-type]  # as a peer of capability version 2 says it
 
 
 @pytest.mark.spec("ID-32")
