@@ -163,7 +163,8 @@ class EntrySide:
         assert receipt.output_digest == answer.final.output_digest
         return answer
 
-    def take(self, answer: Answer, opener: Opener, event: EngineEvent) -> None:
+    def take(self, answer: Answer, opener: Opener, event: EngineEvent, engine_key: bytes = b"") -> None:
+        """Open one event. ``engine_key``: whose receipt it is, should the engine be another one by now."""
         match event:
             case EngineStarted():
                 opener.start(event.response_key)
@@ -175,7 +176,7 @@ class EntrySide:
             case EngineFinished():
                 answer.finished = event
                 self._open(answer, opener, event.frame)
-                answer.receipt = check_receipt(event.receipt, self.engine.status().engine_key)
+                answer.receipt = check_receipt(event.receipt, engine_key or self.engine.status().engine_key)
 
     def _open(self, answer: Answer, opener: Opener, frame: bytes) -> None:
         match opener.open_frame(frame):

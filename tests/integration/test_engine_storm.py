@@ -136,10 +136,11 @@ class Storm:
 
     async def _take(self, sealed: EngineRequest, opener: object, pause_s: float = 0.0) -> str:
         answer = Answer()
+        engine_key = self.side.engine.status().engine_key
         async with self.side.engine.submit(sealed) as events:
             async for event in events:
                 if opener is not None:
-                    self.side.take(answer, opener, event)  # type: ignore[arg-type]
+                    self.side.take(answer, opener, event, engine_key)  # type: ignore[arg-type]
                 await trio.sleep(pause_s)
             with pytest.raises(StopAsyncIteration):  # the end is the end
                 await anext(events)
