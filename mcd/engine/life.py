@@ -109,8 +109,8 @@ class Life:
             await self.child.post_large(
                 Submit(request_id, request.header, request.sealed, request.max_output_tokens, request.resume_from)
             )
-        except BaseException:  # cancelled before it was sent: the worker has never heard of it
-            del self._requests[request_id]
+        except BaseException:  # cancelled or dead before it was sent: the worker never heard of it
+            self._requests.pop(request_id, None)
             receive.close()
             raise
         return request_id, RequestEvents(
