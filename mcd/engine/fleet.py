@@ -49,6 +49,7 @@ MAX_ROOM_WAIT_S = 20.0
 """How long a request waits for running ones elsewhere to end; then it is told to ask again."""
 ROOM_LOOK_S = 0.2
 DEFAULT_SLOTS = 8
+"""Slots that memory is reckoned for; the engine measures how many it uses."""
 SLACK_SHARE = 4
 SLACK_BYTES = GIB
 """A process may allocate a quarter and a gigabyte more than was reckoned for it: requests under way take some."""
@@ -235,7 +236,6 @@ def _options(options: EngineOptions, fit: Fit, device: str) -> EngineOptions:
         options,
         n_ctx=fit.n_ctx,
         n_cells=fit.n_cells,
-        n_slots=fit.n_slots,
         n_gpu_layers=fit.n_gpu_layers,
         split=fit.split,
         device=device,

@@ -40,7 +40,8 @@ class LlamaBackend:
         """
         self._model = model
         self._thread_choices = measure.thread_choices(options.n_threads)
-        budget_bytes = measure.kv_budget_bytes()
+        # of what the fleet granted, so that checkpoints stay within what this process may allocate
+        budget_bytes = options.n_cells * model.kv_bytes_per_token() or measure.kv_budget_bytes()
         self._context = Context(self._model, options, self._thread_choices[0], budget_bytes)
         self._trials = measure.Trials(self._model, self._context)
         threads, found = self._trials.choose_threads(self._thread_choices), self._trials.speeds()
