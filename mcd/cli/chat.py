@@ -49,9 +49,9 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _default_model(args: argparse.Namespace) -> str:
-    models = client.ask(args.home, "models")
+    models = [model for model in client.ask(args.home, "models") if "chat" in model["capabilities"]]
     if not models:
-        raise CommandError("no peer serves a model now; mcd run --cpu serves the embedded one", exits.NOT_FOUND)
+        raise CommandError("no peer serves a model that chats; mcd run --cpu serves the embedded one", exits.NOT_FOUND)
     return str(min(models, key=lambda model: not model["is_local"])["alias"])
 
 

@@ -71,7 +71,7 @@ def describe(
         "n_params": known.n_params if known else None,
         "quantisation": (facts.quantisation if facts else None) or (known.quantisation if known else None),
         "n_ctx": n_ctx,
-        "does": list(known.does) if known else None,
+        "does": list(known.does if known else facts.does if facts else ()) or None,
         "has_chat_template": facts.has_chat_template if facts else None,
         "weights_bytes": size_bytes,
         "kv_bytes_per_1k": kv_1k,

@@ -10,6 +10,7 @@ import msgspec
 from mcd.engine.fit import Shape
 from mcd.engine.ggufcheck import Header
 from mcd.engine.known_models import KILO_TOKENS, kv_bytes
+from mcd.engine.purposes import does, pooling_of
 
 _FILE_TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
@@ -33,6 +34,8 @@ class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
     kv_bytes_per_1k: int | None
     """Upper bound: as if every layer kept every token, which windowed and recurrent layers do not."""
     has_chat_template: bool
+    does: tuple[str, ...]
+    """As the list of known models says it."""
 
 
 def facts_of(header: Header) -> GgufFacts:
@@ -40,12 +43,16 @@ def facts_of(header: Header) -> GgufFacts:
     architecture = header.text("general.architecture")
     n_ctx = header.number(f"{architecture}.context_length")
     file_type = header.number("general.file_type")
+    stated = header.number(f"{architecture}.pooling_type")
+    pooling = pooling_of(architecture, None if stated is None else int(stated))
+    has_template = bool(header.text("tokenizer.chat_template"))
     return GgufFacts(
         architecture=architecture[:MAX_ARCHITECTURE_CHARS],
         n_ctx=None if n_ctx is None else int(n_ctx),
         quantisation=None if file_type is None else _FILE_TYPES.get(int(file_type)),
         kv_bytes_per_1k=_kv_bytes_per_1k(header, architecture),
-        has_chat_template=bool(header.text("tokenizer.chat_template")),
+        has_chat_template=has_template,
+        does=does(pooling, has_template=has_template),
     )
 
 

@@ -9,16 +9,8 @@ import msgspec
 from mcd.engine.backend import StartError
 from mcd.engine.messages import FailureCode
 from mcd.engine.model import Model
+from mcd.engine.purposes import ENCODERS, LAST, RANK, pooling_of
 
-ENCODERS = frozenset(
-    {
-        "bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert", "eurobert",
-        "gemma-embedding",
-    }
-)  # fmt: skip
-"""llama.cpp's architectures that attend both ways and keep no KV memory."""
-MEAN, CLS, LAST, RANK = 1, 2, 3, 4
-"""llama_pooling_type, as ``ARCH.pooling_type`` says it."""
 YES_OR_NO = frozenset({"qwen3", "qwen3vl"})
 """Rerankers whose head has two outputs, already a probability."""
 
@@ -59,6 +51,4 @@ def role_of(model: Model) -> Role | None:
 
 def _pooling(model: Model, name: str) -> int | None:
     text = model.metadata(f"{name}.pooling_type")
-    if text is not None and text.isdigit() and MEAN <= int(text) <= RANK:
-        return int(text)
-    return MEAN if name in ENCODERS else None  # what most such models were trained with, when the file is silent
+    return pooling_of(name, int(text) if text is not None and text.isdigit() else None)

@@ -171,7 +171,7 @@ def _incapable(snapshot: Snapshot, want: Want, offers: tuple[Offer, ...]) -> Uns
         shown = ", ".join(others[:MAX_SUGGESTED]) + (", ..." if len(others) > MAX_SUGGESTED else "")
         advice = f"use a model that does {missing}: {shown}"
     else:
-        advice = f"no peer serves a model that does {missing} now"
+        advice = f"no peer serves a model that does {missing} now (mcd pull --list names some to serve)"
     name = want.model.partition("@")[0]
     return UnsupportedError(f"model {name} does {', '.join(sorted(does)) or 'nothing'}; {advice}", param="model")
 

@@ -16,7 +16,18 @@ from mcd.engine.catalogue import EngineSpec
 from mcd.engine.messages import EngineOptions
 from tests.fakes import gguf_make
 from tests.fakes.engine_entry import Answer, EntrySide, chat, running
-from tests.fakes.gguf_embed import CLS, LAST, MEAN, N_CTX, N_EMBD, RANK, WORDS, make_encoder
+from tests.fakes.gguf_embed import (
+    CLS,
+    LAST,
+    MEAN,
+    N_CTX,
+    N_EMBD,
+    RANK,
+    WORDS,
+    YES_NO_TEMPLATE,
+    make_encoder,
+    make_yes_no_ranker,
+)
 from tests.fakes.llama_direct import Direct
 
 ONE = EngineOptions(n_threads=1)
@@ -147,6 +158,24 @@ async def test_scores_are_those_of_llama(tmp_path: Path) -> None:
     assert len(set(answer.scores)) > 20
     assert too_long.failure is not None
     assert too_long.failure.param == "documents[1]"
+
+
+@pytest.mark.spec("ENV-35")
+async def test_a_decoder_ranks_by_its_template(tmp_path: Path) -> None:
+    """Two outputs, already probabilities; longer pairs than a step are computed in chunks."""
+    path = make_yes_no_ranker(tmp_path / "model.gguf")
+    documents = (*texts(10, seed=5, longest=12), "cat " * 100)
+    direct = Direct(path, RANK)
+    expected = []
+    for document in documents:
+        prompt = YES_NO_TEMPLATE.replace("{query}", "the mesh").replace("{document}", document)
+        expected.append(float(direct.pooled(direct.tokens(prompt), 2)[0]))
+    direct.close()
+    async with running(spec(path), ONE) as side:
+        assert side.engine.status().capabilities == ("rerank", "tokenize")
+        answer = await side.ask(RerankRequest(model="m", query="the mesh", documents=documents))
+    assert answer.scores == pytest.approx(expected, abs=5e-3)
+    assert max(expected) - min(expected) > 0.05
 
 
 @pytest.mark.spec("ENV-34")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
+import struct
 import time
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -13,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcd.errors import RecordError, RemoteProtocolError
+from mcd.errors import LocalProtocolError, RecordError, RemoteProtocolError
 from mcd.wire import codec
 from mcd.wire.framing import FrameReader, frame
 from mcd.wire.messages import MAX_RECORD_LIFETIME_MS, ExchangeMessage, InfoMessage, ModelOffer, Record
-from mcd.wire.payload import Delta, Failure, Final
+from mcd.wire.payload import Delta, Failure, Final, Scores, Text, Tokens, Vectors
 from mcd.wire.records import RECORD_LABEL, open_record, sign_record
 from mcd.wire.signing import SigningKey, check_receipt, peer_id, public_key_of, verify
 
@@ -70,6 +73,7 @@ MESSAGES = [
     *((kind, codec.encode_info, codec.decode_info) for kind in InfoMessage.__args__),
     (Record, codec.encode_record, codec.decode_record),
     (Delta, codec.encode_delta, codec.decode_delta),
+    *((kind, codec.encode_part, partial(codec.decode_part, kind=kind)) for kind in (Scores, Tokens, Text)),
     (Final, codec.encode_final, codec.decode_final),
     (Failure, codec.encode_failure, codec.decode_failure),
 ]
@@ -84,6 +88,23 @@ def test_what_is_encoded_comes_back(kind: Any, encode: Any, decode: Any, data: s
     body = encode(message)
     assert decode(body) == message
     assert encode(decode(body)) == body
+
+
+@pytest.mark.spec("WIRE-07", "ENV-37")
+@SPEC
+@given(st.lists(st.lists(st.floats(width=32), min_size=1, max_size=9), max_size=5), st.binary(max_size=3))
+def test_vectors_come_back_or_are_refused(numbers: list[list[float]], rest: bytes) -> None:
+    vectors = Vectors(tuple(struct.pack(f"<{len(each)}f", *each) + rest for each in numbers))
+    is_good = not (rest and numbers) and all(math.isfinite(number) for each in numbers for number in each)
+    body = msgspec.msgpack.encode(vectors)
+    if is_good:
+        assert codec.encode_part(vectors) == body
+        assert codec.decode_part(body, Vectors) == vectors
+        return
+    with pytest.raises(LocalProtocolError):
+        codec.encode_part(vectors)
+    with pytest.raises(RemoteProtocolError):
+        codec.decode_part(body, Vectors)
 
 
 @pytest.mark.spec("WIRE-05")
@@ -124,6 +145,7 @@ def test_cuts_change_nothing_of_what_is_found(stream: bytes, limit: int, cuts: l
 DECODERS = [
     codec.decode_exchange, codec.decode_info, codec.decode_record, codec.decode_delta, codec.decode_final,
     codec.decode_failure, codec.decode_body,
+    *(partial(codec.decode_part, kind=kind) for kind in (Vectors, Scores, Tokens, Text)),
 ]  # fmt: skip
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.binary(max_size=40) | TEXT,

@@ -165,7 +165,7 @@ def test_who_does_not_do_it_says_what_he_does_and_who_does() -> None:
     assert caught.value.param == "model"
     with pytest.raises(UnsupportedError, match=r"model embed-3 does embeddings; use a model that does chat: llama$"):
         ask(view, Want("embed-3", capabilities=frozenset({"chat"})), known("e3"))
-    with pytest.raises(UnsupportedError, match=r"no peer serves a model that does rerank now$"):
+    with pytest.raises(UnsupportedError, match="no peer serves a model that does rerank now"):
         ask(view, Want("llama", capabilities=frozenset({"rerank"})), known("a"))
 
 
