@@ -13,12 +13,31 @@ from mcd.exchange.exchange import Exchange
 from mcd.exchange.states import Role
 from mcd.ports import Clock, Stream
 from mcd.units import Seconds
+from mcd.wire.framing import FrameReader
 from mcd.wire.messages import Abort, Cancel, ExchangeMessage
 
 LAST_WORD_S = 0.5
 """How long an Abort or Cancel may take to leave before the stream is reset anyway."""
 LATE_READ_S = 0.05
 """Who comes back after its deadline, held up by a slow client, still reads what has come meanwhile."""
+
+
+async def receive_one(stream: Stream, max_bytes: int) -> bytes:
+    """The body of the only frame of a stream, for protocols of one question and one answer.
+
+    Raises:
+        RemoteProtocolError: Too long, empty or followed by more.
+        StreamBrokenError: The stream was reset or ended early.
+    """
+    reader = FrameReader(max_bytes)
+    while (body := reader.next_frame()) is None:
+        data = await stream.receive()
+        if not data:
+            raise StreamBrokenError("the peer ended the stream early")
+        reader.feed(data)
+    if reader.n_buffered:
+        raise RemoteProtocolError("the peer sent more than one frame")
+    return body
 
 
 class Conversation:

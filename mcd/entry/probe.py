@@ -7,6 +7,7 @@ import os
 
 import trio
 
+from mcd.conversation import receive_one
 from mcd.errors import McdError, PeerTimeoutError, RecordError, RemoteProtocolError, StreamBrokenError
 from mcd.ids import ModelDigest, PeerId
 from mcd.log import Log
@@ -15,7 +16,7 @@ from mcd.routing.directory import Directory
 from mcd.units import Seconds
 from mcd.wire import info
 from mcd.wire.codec import decode_info, encode_info
-from mcd.wire.framing import FrameReader, frame
+from mcd.wire.framing import frame
 from mcd.wire.messages import (
     INFO_PROTOCOL,
     EngineKeys,
@@ -201,13 +202,7 @@ class Probe:
 
 
 async def _read_reply(stream: Stream) -> InfoReply:
-    reader = FrameReader(info.MAX_INFO_FRAME_BYTES)
-    while (body := reader.next_frame()) is None:
-        data = await stream.receive()
-        if not data:
-            raise StreamBrokenError("the info stream ended before its answer")
-        reader.feed(data)
-    reply = decode_info(body)
+    reply = decode_info(await receive_one(stream, info.MAX_INFO_FRAME_BYTES))
     if not isinstance(reply, InfoReply):
         raise RemoteProtocolError("the info stream brought another message than the answer")
     return reply

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
-from mcd.errors import PeerError, RemoteProtocolError, StreamBrokenError
+from mcd.conversation import receive_one
+from mcd.errors import PeerError, RemoteProtocolError
 from mcd.ids import PeerId
 from mcd.mesh.gossip_gate import Bucket, Recent
 from mcd.mesh.intake import Intake
@@ -25,7 +26,7 @@ from mcd.wire.discovery import (
     decode_records_request,
     encode_records,
 )
-from mcd.wire.framing import FrameReader, frame
+from mcd.wire.framing import frame
 from mcd.wire.messages import MAX_RECORD_BYTES
 
 EXCHANGE_TIMEOUT_S: Seconds = 5.0
@@ -106,7 +107,7 @@ class RecordExchange:
         question = frame(encode_records(RecordsRequest(MAX_RECORDS)))
         stream = await self._open_stream(peer, RECORDS_PROTOCOL, question)
         try:
-            reply = decode_records_reply(await _read_frame(stream, MAX_RECORDS_REPLY_FRAME_BYTES))
+            reply = decode_records_reply(await receive_one(stream, MAX_RECORDS_REPLY_FRAME_BYTES))
         except RemoteProtocolError:
             self._intake.strike(peer, BROKEN_REPLY_STRIKES)
             raise
@@ -127,7 +128,7 @@ class RecordExchange:
             return
         try:
             with trio.fail_after(EXCHANGE_TIMEOUT_S):
-                request = decode_records_request(await _read_frame(stream, MAX_RECORDS_REQUEST_FRAME_BYTES))
+                request = decode_records_request(await receive_one(stream, MAX_RECORDS_REQUEST_FRAME_BYTES))
                 await stream.send(frame(encode_records(RecordsReply(self._select(request.max_records)))))
                 await stream.close()
         except (PeerError, trio.TooSlowError):
@@ -145,24 +146,3 @@ class RecordExchange:
                 chosen.append(record)
                 room -= len(record)
         return tuple(chosen)
-
-
-async def _read_frame(stream: Stream, max_bytes: int) -> bytes:
-    """The one frame of a stream.
-
-    Raises:
-        RemoteProtocolError: Too long, empty or followed by more.
-        StreamBrokenError: The stream was reset or ended early.
-    """
-    reader = FrameReader(max_bytes)
-    while True:
-        body = reader.next_frame()
-        if body is not None:
-            break
-        data = await stream.receive()
-        if not data:
-            raise StreamBrokenError("the peer ended the stream early")
-        reader.feed(data)
-    if reader.n_buffered:
-        raise RemoteProtocolError("the peer sent more than one frame")
-    return body

@@ -9,12 +9,13 @@ import trio
 
 from mcd import __version__
 from mcd.config import Config
+from mcd.conversation import receive_one
 from mcd.errors import RemoteProtocolError
 from mcd.ids import ModelDigest
 from mcd.ports import Clock, Engine, EngineStatus, Mesh, Stream
 from mcd.wire import info
 from mcd.wire.codec import decode_info, encode_info, encode_record
-from mcd.wire.framing import FrameReader, frame
+from mcd.wire.framing import frame
 from mcd.wire.messages import (
     MAX_FRAME_BYTES,
     MAX_MODELS,
@@ -221,13 +222,7 @@ def _offer(status: EngineStatus) -> ModelOffer | None:
 
 
 async def _read_request(stream: Stream) -> InfoRequest:
-    reader = FrameReader(MAX_FRAME_BYTES)
-    while (body := reader.next_frame()) is None:
-        data = await stream.receive()
-        if not data:
-            raise RemoteProtocolError("the info stream ended before its request")
-        reader.feed(data)
-    request = decode_info(body)
+    request = decode_info(await receive_one(stream, MAX_FRAME_BYTES))
     if not isinstance(request, InfoRequest):
         raise RemoteProtocolError("the info stream began with another message")
     return request

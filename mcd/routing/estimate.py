@@ -29,8 +29,6 @@ RTT_UNKNOWN_S = 0.15
 """Assumed round trip to a peer never measured; the median between cities of the world is 0.14 s."""
 COLD_ROUND_TRIPS = 7.5
 """Round trips that dialling, Noise and negotiation cost over a warm connection (8.5 to 1, measured)."""
-RTT_WEIGHT = 0.125
-"""Weight of a new round trip (TCP's RFC 6298)."""
 TPOT_WEIGHT = 0.3
 """Weight of a new decode speed: three exchanges replace the past."""
 CORRECTION_MEMORY = 0.9
@@ -97,7 +95,6 @@ class Prediction(msgspec.Struct, frozen=True):
 class Learned(msgspec.Struct):
     """What our own exchanges taught us about one peer and model. Owner: Estimates."""
 
-    rtt_s: Seconds | None = None
     ttft_s: Seconds | None = None
     """Smoothed time to first token, for display."""
     tpot_s: Seconds | None = None
@@ -136,11 +133,6 @@ class Estimates:
         learned = self._entry(peer_id, digest)
         learned.n_in_flight = max(0, learned.n_in_flight - 1)
 
-    def rtt_measured(self, peer_id: PeerId, digest: ModelDigest, rtt_s: Seconds) -> None:
-        """A round trip was timed."""
-        learned = self._entry(peer_id, digest)
-        learned.rtt_s = _blend(learned.rtt_s, rtt_s, RTT_WEIGHT)
-
     def queue_reported(self, peer_id: PeerId, digest: ModelDigest, queue_s: Seconds, now: Seconds) -> None:
         """The provider said how long its queue is (Accepted, Waiting, Quote or a refusal's retry-after)."""
         learned = self._entry(peer_id, digest)
@@ -150,7 +142,7 @@ class Estimates:
         """The first token came ``ttft_s`` after sending, of which the provider announced ``queue_s`` of queue."""
         learned = self._entry(facts.peer_id, facts.digest)
         learned.ttft_s = _blend(learned.ttft_s, ttft_s, TPOT_WEIGHT)
-        spent_s = max(1e-4, ttft_s - queue_s - self._rtt_s(facts, learned))
+        spent_s = max(1e-4, ttft_s - queue_s - _rtt_s(facts))
         ratio = spent_s / _claimed_prefill_s(facts, n_prompt_tokens)
         step = max(-math.log(MAX_CORRECTION), min(math.log(MAX_CORRECTION), math.log(ratio)))
         learned.log_correction = learned.log_correction * CORRECTION_MEMORY + step
@@ -171,7 +163,7 @@ class Estimates:
     def predict(self, facts: Facts, n_prompt_tokens: int, n_output_tokens: int, now: Seconds) -> Prediction:
         """The time a request of that size would take if sent now."""
         learned = self._learned.get((facts.peer_id, facts.digest)) or Learned()
-        rtt_s = self._rtt_s(facts, learned)
+        rtt_s = _rtt_s(facts)
         prefill_s = learned.correction * _claimed_prefill_s(facts, n_prompt_tokens)
         tpot_s = learned.tpot_s if learned.tpot_s is not None else 1 / _claimed_output_rate(facts)
         crowded_s = tpot_s * (1 + CROWDING * learned.n_in_flight)
@@ -186,19 +178,18 @@ class Estimates:
 
     # --- inside ----------------------------------------------------------------------------------------------
 
-    def _rtt_s(self, facts: Facts, learned: Learned) -> Seconds:
-        if facts.is_own:
-            return 0.0
-        if facts.rtt_s is not None:
-            return facts.rtt_s
-        return RTT_UNKNOWN_S if learned.rtt_s is None else learned.rtt_s
-
     def _entry(self, peer_id: PeerId, digest: ModelDigest) -> Learned:
         learned = self._learned.setdefault((peer_id, digest), Learned())
         self._learned.move_to_end((peer_id, digest))
         if len(self._learned) > MAX_TRACKED:
             self._learned.popitem(last=False)
         return learned
+
+
+def _rtt_s(facts: Facts) -> Seconds:
+    if facts.is_own:
+        return 0.0
+    return RTT_UNKNOWN_S if facts.rtt_s is None else facts.rtt_s
 
 
 def _blend(old: Seconds | None, new: Seconds, weight: float) -> Seconds:

@@ -235,16 +235,6 @@ class Opener:
         self._state = "open" if isinstance(opened, DataFrame) else "finished"
         return opened
 
-    def end_of_stream(self) -> None:
-        """Call when the stream ended.
-
-        Raises:
-            EnvelopeError: Before the final frame: the answer was cut off and nothing is owed for it.
-        """
-        if not self.is_finished:
-            self._state = "dead"
-            _fail()
-
     def output_digest(self) -> bytes:
         """What the final frame and the receipt must state.   [ENV-31]
 

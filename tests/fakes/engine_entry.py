@@ -142,7 +142,7 @@ class EntrySide:
         async with self.engine.submit(sealed) as events:
             async for event in events:
                 self.take(answer, opener, event)
-        opener.end_of_stream()
+        assert opener.is_finished
         return answer
 
     async def ask_and_cancel(self, request: ChatRequest, n_chunks: int) -> Answer:

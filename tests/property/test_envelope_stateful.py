@@ -103,12 +103,7 @@ class Channel(RuleBasedStateMachine):
 
     @rule()
     def close(self) -> None:
-        try:
-            self.opener.end_of_stream()
-        except EnvelopeError:
-            assert not self.opener.is_finished
-            self.is_dead = True
-        else:
+        if self.opener.is_finished:
             assert self.is_sealed_up
             assert self.n_opened == len(self.sent)
 

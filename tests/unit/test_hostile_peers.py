@@ -83,6 +83,7 @@ LIES = {
     "silent": (speaks(), ACCEPT_TIMEOUT_S),
     "accepts and stalls": (speaks(said(Accepted(0, 0))), IDLE_TIMEOUT_S),
     "starts and stalls": (speaks(said(Accepted(0, 0), STARTED)), IDLE_TIMEOUT_S),
+    "starts and leaves": (speaks(said(Accepted(0, 0), STARTED), stays=False), 0),
     "chunk before started": (speaks(said(Accepted(0, 0), Chunk(b"x", 1))), 0),
     "started before accepted": (speaks(said(STARTED)), 0),
     "low order key": (speaks(said(Accepted(0, 0), Started(bytes(32), 7))), 0),
@@ -99,6 +100,7 @@ LIES = {
 }
 
 
+@pytest.mark.spec("ENV-25")
 @pytest.mark.parametrize(("handler", "limit_s"), LIES.values(), ids=LIES)
 async def test_a_lie_costs_bounded_time_and_another_provider_answers(handler: Handler, limit_s: float) -> None:
     async with beside_a_liar(handler) as (entry, _):
