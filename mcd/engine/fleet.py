@@ -154,15 +154,20 @@ class Fleet:
             Resident(index, self._taken.get(other, 0), other.is_busy, other.used_at)
             for index, other in enumerate(others)
         ]
-        free_bytes = min(self._free_of_pool(engine), await self._free_bytes())
-        most = free_bytes + sum(resident.n_bytes for resident in residents)
-        victims = residency.make_room(min(self._least(engine), most), free_bytes, residents)
+        victims = self._victims(engine, self._free_of_pool(engine), residents)
+        if victims is not None:  # only then is the machine asked: on GPUs that takes a process and a second
+            free_bytes = min(self._free_of_pool(engine), await self._free_bytes())
+            victims = self._victims(engine, free_bytes, residents)
         if victims is None:
             return False
         for index in victims:
             if not await others[index].sleep():
                 return False
         return True
+
+    def _victims(self, engine: EngineProcess, free_bytes: int, residents: list[Resident]) -> tuple[int, ...] | None:
+        most = free_bytes + sum(resident.n_bytes for resident in residents)
+        return residency.make_room(min(self._least(engine), most), free_bytes, residents)
 
     async def _fit(self, engine: EngineProcess, shape: Shape) -> EngineOptions:
         room_bytes = self._free_of_pool(engine)
