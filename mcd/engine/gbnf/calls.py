@@ -64,7 +64,7 @@ class CallGrammar:
             case JsonCalls() as syntax if syntax.is_bare_too:
                 return self._rules.rule("marked", f"({literal(syntax.open)} ws)? {self._json_object(syntax)}")
             case JsonCalls() as syntax:
-                return self._rules.rule("marked", self._json_turn(syntax, may_repeat=may_repeat and syntax.is_list))
+                return self._rules.rule("marked", self._json_marked(syntax, may_repeat=may_repeat))
             case NamedCalls() as syntax if syntax.section:
                 whole = self._named_turn(syntax, may_repeat=may_repeat)
                 return self._rules.rule("marked", f"{whole} | {self._named(syntax)}")
@@ -105,15 +105,19 @@ class CallGrammar:
             return f'{opening} "[" ws {one}{more} ws "]" {closing}'.strip()
         if syntax.is_bare_too:
             return one
-        block = self._rules.rule("block", f"{opening} {one} {closing}".strip())
-        return f"{block} (ws {block}){repeat}" if may_repeat else block
+        more = f" (ws {one}){repeat}" if syntax.is_run and may_repeat else ""
+        block = self._rules.rule("block", f"{opening} {one}{more} {closing}".strip())
+        return f"{block} (ws {block}){repeat}" if may_repeat and not syntax.is_run else block
+
+    def _json_marked(self, syntax: JsonCalls, *, may_repeat: bool) -> str:
+        return self._json_turn(syntax, may_repeat=may_repeat and (syntax.is_list or syntax.is_run))
 
     def _json_object(self, syntax: JsonCalls) -> str:
         bodies = []
         for tool in self._tools:
             arguments = self._compiler.schema(tool.schema, f"args-{tool.name}")
             name = literal(json.dumps(tool.name, ensure_ascii=False))
-            before = f"{literal(syntax.before_name.strip())} ws " if syntax.before_name else ""
+            before = f"{syntax.before_name} " if syntax.before_name else ""
             body = (
                 f'"{{" ws {before}{literal(json.dumps(syntax.name_key) + ":")} ws {name} ws "," ws '
                 f'{literal(json.dumps(syntax.arguments_key) + ":")} ws {arguments} {syntax.after_arguments} ws "}}"'

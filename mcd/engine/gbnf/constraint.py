@@ -113,7 +113,8 @@ def _lazy(request: ChatRequest, family: Family, thinking: Thinking) -> Constrain
     rules = Rules("tools")
     calls = CallGrammar(rules, family, [held_to(tool, family, is_strict=False) for tool in request.tools])
     marks, head_marks = calls.marks()
-    marked = calls.marked(may_repeat=request.parallel_tool_calls)
+    # a line end may come with the mark's last character, as one token
+    marked = f'{calls.marked(may_repeat=request.parallel_tool_calls)} "\\n"{{0,2}}'
     return Constraint(family, thinking, call=Bound(marked, rules), marks=marks, head_marks=head_marks)
 
 

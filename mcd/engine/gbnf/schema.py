@@ -38,6 +38,8 @@ _KEYWORDS = {
     "boolean": frozenset[str](),
     "null": frozenset[str](),
 }
+_PYTHONIC = {"boolean": '"true" | "false" | "True" | "False"', "null": '"null" | "None"'}
+"""Between tags templates write these as Python does, so models do too; `kinds.to_json` reads both."""
 _UNIONS = ("anyOf", "oneOf")
 COMMA = ' ws "," ws '
 
@@ -225,10 +227,15 @@ class SchemaCompiler:
             return self._inside(self._object, node, name, depth)
         if kind == "array":
             return self._inside(self._array, node, name, depth)
+        return self._scalar(str(kind), node)
+
+    def _scalar(self, kind: str, node: dict[str, Any]) -> str:
         if kind == "string":
             return string(self.rules, node, self._notation)
         if kind in ("integer", "number"):
             return (numbers.integer if kind == "integer" else numbers.number)(self.rules, node)
+        if self._notation.stop and kind in _PYTHONIC:
+            return self.rules.rule(kind, _PYTHONIC[kind])
         return self.rules.shared(kind)
 
     def _types(self, node: dict[str, Any], keys: set[str], kinds: list[Any], name: str, depth: int) -> str:
@@ -267,6 +274,8 @@ class SchemaCompiler:
                 properties[key] = node.get("additionalProperties", True)
         if node.get("minProperties", 0) > len(set(required)):
             raise self.rules.fault("keyword minProperties is not supported beyond the required properties")
+        if self._notation.has_bare_keys:  # Gemma's templates sort them, so its models do
+            properties = dict(sorted(properties.items(), key=lambda pair: pair[0].lower()))
         self.rules.shared("ws")
         pairs = {key: self._pair(key, sub, name, depth) for key, sub in properties.items()}
         optional = [key for key in pairs if key not in required]

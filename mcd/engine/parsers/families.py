@@ -39,8 +39,10 @@ class JsonCalls(msgspec.Struct, frozen=True):
     arguments_key: str = "arguments"
     between: str = "\n"
     """What separates calls: between closing and opening mark, or between the objects of a list."""
+    is_run: bool = False
+    """Several objects may follow one another in one pair of marks."""
     before_name: str = ""
-    """Members the model writes before the name, as it writes them."""
+    """GBNF of members it writes before the name."""
     after_arguments: str = ""
     """GBNF of members it writes after the arguments."""
 
@@ -228,7 +230,9 @@ FAMILIES: tuple[Family, ...] = (
     Family("functionary 3.1", ("<function=", "</function>"), NamedCalls("<function=", ">", "</function>")),
     Family("nemotron", ("<TOOLCALL>",), JsonCalls("<TOOLCALL>", "</TOOLCALL>", is_list=True, between=", ")),
     Family(
-        "minimax m1", ("<tool_calls>", "<beginning_of_sentence>"), JsonCalls("<tool_calls>", "</tool_calls>", pad="\n")
+        "minimax m1",
+        ("<tool_calls>", "<beginning_of_sentence>"),
+        JsonCalls("<tool_calls>", "</tool_calls>", pad="\n", is_run=True),
     ),
     Family(
         "apriel",
@@ -278,7 +282,7 @@ FAMILIES: tuple[Family, ...] = (
             arguments_key="parameters",
             between=",\n    ",
             pad="\n",
-            before_name='"tool_call_id": "0", ',
+            before_name='"\\"tool_call_id\\": \\"" [0-9]{1,3} "\\", "',
         ),
         drops=("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"),
     ),
