@@ -31,8 +31,9 @@ from mcd.entry.session import Session
 from mcd.entry.view import MeshEntry
 from mcd.errors import ConfigError
 from mcd.gateway.app import Gateway
-from mcd.gateway.bridge import Bridge, Started, run_guest
+from mcd.gateway.bridge import Bridge, Started
 from mcd.gateway.control import Control
+from mcd.gateway.loops import run_loops
 from mcd.gateway.metrics import Metrics
 from mcd.log import Log
 from mcd.mesh.network import Libp2pMesh
@@ -226,7 +227,7 @@ def run(config: Config, on_up: Callable[[DaemonStatus], None]) -> int:
     log = Log(config.log_level)
     keys.open_home(config.home)
     daemon = Daemon(config, keys.load_or_create(config.home), log)
-    run_guest(daemon.run_mesh, partial(daemon.run_gateway, on_up))
+    run_loops(daemon.run_mesh, partial(daemon.run_gateway, on_up))
     return 0
 
 

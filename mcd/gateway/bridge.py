@@ -1,22 +1,20 @@
-"""The one seam between asyncio and trio: both run in this thread, trio as asyncio's guest.
+"""The one seam between asyncio and trio: both run in this thread (`mcd.gateway.loops`).
 
 One thread means no locks: either side may call the other's synchronous functions (`trio.CancelScope.cancel`,
 `trio.Event.set`, `asyncio.Future.set_result`) directly, and the other loop wakes up by itself. Everything else stays
 on its own side. The seam is three calls wide (open, batch, cancel), so that the mesh could become a process of
-its own without a change above. asyncio owns the signals.
+its own without a change above.
 """
 
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 import msgspec
-import outcome
 import trio
 
 from mcd.api.events import AnswerEvent, Waiting
@@ -30,12 +28,6 @@ MAX_QUEUED_EVENTS = 512
 MAX_OPEN_ANSWERS = 1024
 """Requests of all HTTP clients together."""
 BUSY_RETRY_S = 1.0
-DOUBLE_SIGNAL_S = 1.0
-"""Supervisors signal a process and its group, so one wish to stop may come twice; a later one is impatience."""
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-T = TypeVar("T")
 
 
 class BridgeStats(msgspec.Struct, frozen=True):
@@ -239,86 +231,3 @@ class Bridge:
 def _wake(reader: asyncio.Future[None]) -> None:
     if not reader.done():
         reader.set_result(None)
-
-
-def _forget(handle: asyncio.Handle) -> None:
-    """Drop a handle where trio expects a function of no result."""
-
-
-# --- running both loops --------------------------------------------------------------------------------------
-
-GuestMain = Callable[[Callable[[T], None]], Awaitable[None]]
-"""trio's main task: builds the daemon, calls its argument once with what the host needs, runs until cancelled."""
-HostMain = Callable[[T, asyncio.Event], Awaitable[None]]
-"""asyncio's main task: serves until the event is set (a signal, or the guest's end), then closes and returns."""
-
-
-def run_guest(guest_main: GuestMain[T], host_main: HostMain[T]) -> None:
-    """Run trio inside asyncio until SIGINT, SIGTERM, or either side ends; the host always closes first.
-
-    A signal that comes DOUBLE_SIGNAL_S after the first finds the default handlers and ends the process at once.
-
-    Raises:
-        Whatever the guest or the host raised.
-    """
-    asyncio.run(_Loops(guest_main, host_main).run())
-
-
-class _Loops:
-    """The two main tasks and how one's end becomes the other's."""
-
-    def __init__(self, guest_main: GuestMain[Any], host_main: HostMain[Any]) -> None:
-        self._guest_main = guest_main
-        self._host_main = host_main
-        self._scope = trio.CancelScope()
-
-    async def run(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-        self._ready: asyncio.Future[Any] = loop.create_future()
-        self._guest_end: asyncio.Future[None] = loop.create_future()
-        self._own_signals(loop)
-        trio.lowlevel.start_guest_run(
-            self._guest,
-            run_sync_soon_threadsafe=lambda call: _forget(loop.call_soon_threadsafe(call)),
-            run_sync_soon_not_threadsafe=lambda call: _forget(loop.call_soon(call)),
-            done_callback=self._guest_done,
-            host_uses_signal_set_wakeup_fd=True,
-        )
-        try:
-            await self._host()
-        finally:
-            self._scope.cancel()
-            await self._guest_end
-
-    async def _host(self) -> None:
-        stopped = asyncio.ensure_future(self._stop.wait())
-        await asyncio.wait({self._ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        if self._ready.done():
-            await self._host_main(self._ready.result(), self._stop)
-
-    async def _guest(self) -> None:
-        with self._scope:
-            await self._guest_main(self._ready.set_result)
-
-    def _guest_done(self, result: outcome.Outcome[None]) -> None:
-        self._stop.set()
-        if isinstance(result, outcome.Error):
-            self._guest_end.set_exception(result.error)
-        else:
-            self._guest_end.set_result(None)
-
-    def _own_signals(self, loop: asyncio.AbstractEventLoop) -> None:
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, self._on_signal, loop)
-
-    def _on_signal(self, loop: asyncio.AbstractEventLoop) -> None:
-        if not self._stop.is_set():
-            self._stop.set()
-            loop.call_later(DOUBLE_SIGNAL_S, self._disown_signals, loop)
-
-    def _disown_signals(self, loop: asyncio.AbstractEventLoop) -> None:
-        for number in _SIGNALS:
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)

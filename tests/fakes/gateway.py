@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import trio
 
 from mcd.gateway.app import Gateway
-from mcd.gateway.bridge import Bridge, run_guest
+from mcd.gateway.bridge import Bridge
+from mcd.gateway.loops import run_loops
 from mcd.gateway.metrics import Metrics
 from mcd.log import Log
 from mcd.ports import DaemonStatus
@@ -85,7 +86,7 @@ def serve(entry: ScriptedEntry, body: Callable[[Running], Awaitable[None]], host
         finally:
             await gateway.stop()
 
-    run_guest(guest, host_main)
+    run_loops(guest, host_main)
 
 
 async def until(holds: Callable[[], bool], timeout_s: float = 5.0) -> None:

@@ -14,8 +14,9 @@ import msgspec
 import trio
 
 from mcd.gateway.app import Gateway
-from mcd.gateway.bridge import Bridge, run_guest
+from mcd.gateway.bridge import Bridge
 from mcd.gateway.control import Control
+from mcd.gateway.loops import run_loops
 from mcd.gateway.metrics import Metrics
 from mcd.log import Log
 from mcd.wire.payload import Delta
@@ -53,4 +54,4 @@ async def host(bridge: Bridge, stop: asyncio.Event) -> None:
 
 
 if __name__ == "__main__":
-    run_guest(guest, host)
+    run_loops(guest, host)
