@@ -60,8 +60,8 @@ class SystemClock:
     """The machine's clocks, as ports.Clock."""
 
     def now(self) -> Seconds:
-        """Trio's monotonic clock."""
-        return trio.current_time()
+        """The monotonic clock; trio's, read through trio, costs four calls."""
+        return time.monotonic()
 
     def unix_ms(self) -> UnixMs:
         """The wall clock."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -23,10 +24,14 @@ from multiaddr import Multiaddr
 from mcd.mesh.limits import AddressGate, Admission
 
 READ_BYTES = 64 * 1024
+MAX_UNSENT_BYTES = 16 * 1024
+"""In the kernel and not yet sent: what waits there cannot be overtaken by a ping or a token."""
 ACCEPT_RETRY_S = 0.1
 """Pause after accept failed for want of descriptors; they come back as connections end."""
 HANDSHAKE_RETRY_S = 0.05
 """Between two looks at an exhausted handshake bucket; it refills by one in that time."""
+_GONE = (OSError, ValueError, trio.ClosedResourceError)
+"""What a socket that failed or was closed raises; ValueError: its descriptor is negative."""
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 ConnectionHandler = Callable[[ReadWriteCloser], Awaitable[None]]
@@ -35,15 +40,28 @@ ConnectionHandler = Callable[[ReadWriteCloser], Awaitable[None]]
 class TcpStream(ReadWriteCloser):  # type: ignore[misc]  # libp2p ships no types that mypy follows here
     """One TCP connection, as libp2p's layers read it. One reader and one writer at a time."""
 
-    def __init__(self, stream: trio.SocketStream, admission: Admission | None = None) -> None:
+    def __init__(self, connected: trio.socket.SocketType, admission: Admission | None = None) -> None:
+        """Take over a connected socket.
+
+        Raises:
+            OSError: The peer has gone; the socket is closed.
+        """
         self.admission = admission
         """Its place at the gate; None when we dialled."""
         self.on_close: Callable[[], None] = lambda: None
-        self._stream = stream
+        # The plain socket: trio's wrapper spends 20 calls on each read and write.
+        self._socket = socket.socket(fileno=connected.detach())
+        self._socket.setblocking(False)
         self._buffer = bytearray()
-        peer = stream.socket.getpeername()
+        try:
+            peer = self._socket.getpeername()
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(AttributeError, OSError):  # not every system has it
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
+        except OSError:
+            self._socket.close()
+            raise
         self._remote = (str(peer[0]), int(peer[1]))
-        stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, True)
 
     async def read(self, n: int | None = None) -> bytes:
         """Exactly ``n`` bytes, fewer only at the end of the connection; without ``n``, what comes next.
@@ -51,14 +69,13 @@ class TcpStream(ReadWriteCloser):  # type: ignore[misc]  # libp2p ships no types
         Raises:
             ConnectionClosedError: The connection is gone.
         """
-        wanted = 1 if n is None else n
-        while len(self._buffer) < wanted:
-            try:
-                data = await self._stream.receive_some(READ_BYTES)
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                raise ConnectionClosedError("connection is gone") from error
+        if n is None and not self._buffer:
+            data = await self._receive()
             if not data:
-                break
+                raise ConnectionClosedError("peer closed the connection")
+            return data
+        wanted = 1 if n is None else n
+        while len(self._buffer) < wanted and (data := await self._receive()):
             self._buffer += data
         taken = bytes(self._buffer[:n])
         del self._buffer[: len(taken)]
@@ -73,16 +90,41 @@ class TcpStream(ReadWriteCloser):  # type: ignore[misc]  # libp2p ships no types
             ConnectionClosedError: The connection is gone.
         """
         try:
-            await self._stream.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            while (n_sent := self._send(data)) < len(data):
+                data = data[n_sent:]
+                await trio.lowlevel.wait_writable(self._socket.fileno())
+        except _GONE as error:
             raise ConnectionClosedError("connection is gone") from error
 
     async def close(self) -> None:
         """Close the socket, even when cancelled, and end the task that accepted it."""
+        self.close_now()
+        self.on_close()
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    def close_now(self) -> None:
+        """Close the socket; whoever waits for it learns that it is gone. Idempotent."""
+        if self._socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._socket.fileno())
+            self._socket.close()
+
+    def _send(self, data: bytes) -> int:
         try:
-            await self._stream.aclose()
-        finally:
-            self.on_close()
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+
+    async def _receive(self) -> bytes:
+        """What comes next, ``b""`` at the end."""
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(self._socket.fileno())
+                try:
+                    return self._socket.recv(READ_BYTES)
+                except BlockingIOError:
+                    continue  # somebody was wrong about there being something
+        except _GONE as error:
+            raise ConnectionClosedError("connection is gone") from error
 
     def get_remote_address(self) -> tuple[str, int]:
         """Host and port of the peer."""
@@ -151,7 +193,7 @@ class TcpListener(IListener):  # type: ignore[misc]  # as above
                 admission = self._transport.gate.admit(accepted.getpeername()[0], scope.cancel)
                 if admission is None:
                     return
-                stream = TcpStream(trio.SocketStream(accepted), admission)
+                stream = TcpStream(accepted, admission)
                 stream.on_close = scope.cancel
                 while not admission.may_begin(trio.current_time()):  # noqa: ASYNC110  # time itself is what it waits for
                     await trio.sleep(HANDSHAKE_RETRY_S)
@@ -163,6 +205,8 @@ class TcpListener(IListener):  # type: ignore[misc]  # as above
             finally:
                 if admission is not None:
                     admission.release()
+                if stream is not None:
+                    stream.close_now()
                 accepted.close()
 
 
@@ -190,9 +234,8 @@ class TcpTransport(ITransport):  # type: ignore[misc]  # as above
         except OSError as error:
             raise OpenConnectionError(f"nobody answers at {maddr}") from error
         try:
-            return RawConnection(TcpStream(stream), True)
+            return RawConnection(TcpStream(stream.socket), True)
         except OSError as error:
-            stream.socket.close()
             raise OpenConnectionError(f"the peer at {maddr} hung up at once") from error
 
     def create_listener(self, handler_function: ConnectionHandler) -> TcpListener:

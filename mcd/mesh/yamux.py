@@ -24,8 +24,10 @@ from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
 
 from mcd.errors import RemoteProtocolError
 from mcd.mesh import yamux_frame as wire
+from mcd.mesh.bell import Bell
 from mcd.mesh.limits import ReceiveBudget
 from mcd.mesh.yamux_pulse import Pulse
+from mcd.mesh.yamux_queue import SendQueue
 from mcd.mesh.yamux_stream import YamuxStream
 
 if TYPE_CHECKING:
@@ -81,11 +83,12 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
         self._n_inbound = 0
         self._n_unacked = 0
         self._backlog: deque[YamuxStream] = deque()
-        self._arrived = trio.lowlevel.ParkingLot()
-        self._queue = bytearray()
+        self._arrived = Bell()
+        self._queue = SendQueue()
+        self._n_written = 0
         self._is_writing = False
-        self._work = trio.lowlevel.ParkingLot()
-        self._room = trio.lowlevel.ParkingLot()
+        self._work = Bell()
+        self._room = Bell()
         self._is_dead = False
         self._is_peer_going = False
         self._scope = trio.CancelScope()
@@ -131,7 +134,7 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         while self._n_unacked >= MAX_BACKLOG and not self._is_dead:
-            await self._room.park()
+            await self._room.wait()
         if self._is_dead or self._is_peer_going or self._next_id > 0xFFFF_FFFF:
             raise MuxedConnUnavailable("connection has ended")
         stream = YamuxStream(self._next_id, self, is_outbound=True)
@@ -150,7 +153,7 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
         await trio.lowlevel.checkpoint_if_cancelled()
         while not self._is_dead:
             if not self._backlog:
-                await self._arrived.park()
+                await self._arrived.wait()
                 continue
             stream = self._backlog.popleft()
             if not stream.is_closed:
@@ -182,7 +185,7 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_FLUSH_S):
             self.put(wire.encode(wire.GO_AWAY, 0, 0, wire.GO_AWAY_NORMAL))
             while (self._queue or self._is_writing) and self.is_established:
-                await self._room.park()
+                await self._room.wait()
         self._end("closed by us")
         if not self.event_started.is_set():
             with trio.CancelScope(shield=True):
@@ -208,26 +211,23 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
     async def wait_for_room(self) -> None:
         """Return when the queue may have become shorter, or the connection has ended."""
         if not self._is_dead:
-            await self._room.park()
+            await self._room.wait()
 
     def put(self, frame: bytes) -> None:
         """Queue a control frame; a peer that lets too many pile up ends the connection."""
         if self._is_dead:
             return
-        self._queue += frame
+        self._queue.put(frame)
         if len(self._queue) > MAX_SEND_QUEUE_BYTES + MAX_CONTROL_QUEUE_BYTES:
             self._end("peer does not read")
-        if self._work:
-            self._work.unpark()
+        self._work.ring()
 
-    def put_data(self, header: bytes, body: memoryview) -> None:
-        """Queue a data frame."""
+    def put_data(self, stream_id: int, body: bytes | memoryview) -> None:
+        """Queue data of a stream."""
         if self._is_dead:
             return
-        self._queue += header
-        self._queue += body
-        if self._work:
-            self._work.unpark()
+        self._queue.put_data(stream_id, body)
+        self._work.ring()
 
     def released(self, n_bytes: int) -> None:
         """So many unread bytes are unread no more."""
@@ -253,17 +253,13 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
         try:
             while True:
                 while not self._queue:
-                    await self._work.park()
-                batch = bytes(self._queue[:MAX_WRITE_BYTES])
-                del self._queue[:MAX_WRITE_BYTES]
+                    await self._work.wait()
                 self._is_writing = True
-                with trio.fail_after(WRITE_STALL_S):
-                    await self.secured_conn.write(batch)
+                await self.secured_conn.write(self._queue.take(MAX_WRITE_BYTES))
                 self._is_writing = False
-                if self._room and len(self._queue) < MAX_SEND_QUEUE_BYTES // 2:
-                    self._room.unpark_all()
-        except trio.TooSlowError:
-            self._end("write stalled")
+                self._n_written += 1
+                if len(self._queue) < MAX_SEND_QUEUE_BYTES // 2:
+                    self._room.ring()
         except Exception:  # noqa: BLE001  # supervision: the layers below raise a dozen types, each ends the connection
             self._end("write failed")
 
@@ -281,10 +277,16 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
         self._end("closed by peer")
 
     async def _watch(self) -> None:
-        """Ping, and end the connection of a peer that was not heard for too long."""
+        """Ping, and end the connection of a peer that was not heard, or did not read, for too long."""
+        n_written, written_s = 0, trio.current_time()
         while True:
             await trio.sleep_until(self._pulse.wake_at_s())
             now_s = trio.current_time()
+            if self._n_written != n_written or not self._is_writing:
+                n_written, written_s = self._n_written, now_s
+            elif now_s - written_s > WRITE_STALL_S:
+                self._end("write stalled")
+                return
             match self._pulse.judge(now_s):
                 case "dead":
                     self._end("peer is silent")
@@ -363,14 +365,14 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
         self._n_inbound += 1
         self._streams[stream_id] = stream
         self._backlog.append(stream)
-        self._arrived.unpark()
+        self._arrived.ring()
         return stream
 
     def _acknowledged(self, stream: YamuxStream) -> None:
         if not stream.is_acked:
             stream.is_acked = True
             self._n_unacked -= 1
-            self._room.unpark_all()
+            self._room.ring()
 
     # --- the end ----------------------------------------------------------------------------------------------
 
@@ -382,8 +384,8 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
         self.end_reason = reason
         for stream in list(self._streams.values()):
             stream.lose()
-        self._arrived.unpark_all()
-        self._room.unpark_all()
+        self._arrived.ring()
+        self._room.ring()
         self._scope.cancel()
 
     async def _release(self) -> None:

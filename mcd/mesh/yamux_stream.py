@@ -14,13 +14,13 @@ from libp2p.abc import IMuxedStream
 from libp2p.stream_muxer.exceptions import MuxedStreamClosed, MuxedStreamEOF, MuxedStreamReset
 
 from mcd.mesh import yamux_frame as wire
+from mcd.mesh.bell import Bell
+from mcd.mesh.yamux_queue import MAX_DATA_BYTES
 
 MAX_WINDOW_BYTES = 1024 * 1024
 """10 MB/s at 100 ms round trip; 256 KiB alone would give 2.5."""
 MAX_SEND_WINDOW_BYTES = 16 * 1024 * 1024
 """A peer that grants more is clipped: we never need it, and its sum must not overflow anything."""
-MAX_DATA_BYTES = 16 * 1024 - wire.HEADER_BYTES
-"""One data frame fits one Noise message of 16 KiB, so that streams take turns."""
 
 
 class Outlet(Protocol):
@@ -35,8 +35,8 @@ class Outlet(Protocol):
         """Queue a control frame; never waits."""
         ...
 
-    def put_data(self, header: bytes, body: memoryview) -> None:
-        """Queue a data frame; call only while ``has_room``."""
+    def put_data(self, stream_id: int, body: bytes | memoryview) -> None:
+        """Queue at most MAX_DATA_BYTES of a stream; call only while ``has_room``."""
         ...
 
     @property
@@ -86,7 +86,7 @@ class YamuxStream(IMuxedStream):  # type: ignore[misc]  # libp2p ships no types 
         self._has_finished = False
         self._is_counted = True
         """Whether our unread bytes still weigh on the connection's budget."""
-        self._changed = trio.lowlevel.ParkingLot()
+        self._changed = Bell()
 
     # --- the application's side -------------------------------------------------------------------------------
 
@@ -104,7 +104,7 @@ class YamuxStream(IMuxedStream):  # type: ignore[misc]  # libp2p ships no types 
                 raise MuxedStreamEOF("peer closed its half")
             if self._is_lost:
                 raise MuxedStreamReset("connection is gone")
-            await self._changed.park()
+            await self._changed.wait()
         if n is None or n < 0 or n >= len(self._received):
             data = bytes(self._received)
             self._received.clear()
@@ -131,13 +131,13 @@ class YamuxStream(IMuxedStream):  # type: ignore[misc]  # libp2p ships no types 
             while rest:
                 self._check_writable()
                 if self._send_left <= 0:
-                    await self._changed.park()
+                    await self._changed.wait()
                 elif not self._outlet.has_room:
                     await self._outlet.wait_for_room()
                 else:
                     size = min(len(rest), self._send_left, MAX_DATA_BYTES)
                     self._send_left -= size
-                    self._outlet.put_data(wire.encode(wire.DATA, 0, self.stream_id, size), rest[:size])
+                    self._outlet.put_data(self.stream_id, rest[:size])
                     rest, has_begun = rest[size:], True
         except trio.Cancelled:
             if has_begun:
@@ -181,7 +181,7 @@ class YamuxStream(IMuxedStream):  # type: ignore[misc]  # libp2p ships no types 
         self._has_finished = True
         self.quiet_since_s = trio.current_time()
         self._outlet.put(wire.encode(wire.WINDOW, wire.FIN, self.stream_id, 0))
-        self._changed.unpark_all()
+        self._changed.ring()
         self._forget_if_over()
 
     def reset_now(self) -> None:
@@ -225,20 +225,19 @@ class YamuxStream(IMuxedStream):  # type: ignore[misc]  # libp2p ships no types 
             self._outlet.released(len(body))
             return True
         self._received += body
-        if self._changed:
-            self._changed.unpark_all()
+        self._changed.ring()
         return True
 
     def widen(self, n_bytes: int) -> None:
         """The peer lets us send ``n_bytes`` more."""
         self._send_left = min(self._send_left + n_bytes, MAX_SEND_WINDOW_BYTES)
-        self._changed.unpark_all()
+        self._changed.ring()
 
     def remote_finished(self) -> None:
         """The peer closed its half."""
         self._has_remote_finished = True
         self.quiet_since_s = trio.current_time()
-        self._changed.unpark_all()
+        self._changed.ring()
         self._forget_if_over()
 
     def break_off(self) -> None:
@@ -288,5 +287,5 @@ class YamuxStream(IMuxedStream):  # type: ignore[misc]  # libp2p ships no types 
         if self._is_counted:
             self._outlet.released(len(self._received))
         self._is_counted = False
-        self._changed.unpark_all()
+        self._changed.ring()
         self._outlet.forget(self)

@@ -144,7 +144,7 @@ async def secured(host: Host) -> AsyncIterator[Any]:
     """An attacker's authenticated Noise connection, before any muxer."""
     key_pair = create_new_key_pair()
     noise = NoiseTransport(key_pair, noise_privkey=x25519_key_pair().private_key)
-    stream = TcpStream(await trio.open_tcp_stream(*place(host), local_address="127.0.0.77"))
+    stream = TcpStream((await trio.open_tcp_stream(*place(host), local_address="127.0.0.77")).socket)
     try:
         raw = RawConnection(stream, True)
         await MultiselectClient().select_one_of([TProtocol("/noise")], MultiselectCommunicator(raw))

@@ -225,7 +225,7 @@ async def test_19_a_message_may_come_byte_by_byte() -> None:
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
     sender = await trio.open_tcp_stream("127.0.0.1", port)
-    receiver = TcpStream(await listeners[0].accept())
+    receiver = TcpStream((await listeners[0].accept()).socket)
 
     async def drip() -> None:
         for _ in range(300):

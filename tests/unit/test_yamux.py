@@ -11,7 +11,7 @@ from libp2p.stream_muxer.exceptions import (
     MuxedStreamReset,
 )
 
-from mcd.mesh import yamux, yamux_stream
+from mcd.mesh import yamux, yamux_queue, yamux_stream
 from mcd.mesh import yamux_frame as wire
 from mcd.mesh.limits import ReceiveBudget
 from mcd.mesh.yamux import Yamux
@@ -354,3 +354,21 @@ async def test_read_takes_no_more_than_asked() -> None:
         await stream.write(b"abcdef")
         assert await theirs.read(2) == b"ab"
         assert await theirs.read(100) == b"cdef"
+
+
+async def test_what_one_stream_writes_in_a_row_is_one_frame() -> None:
+    async with yamux_and_peer() as (muxer, peer):
+        await peer.send(wire.WINDOW, wire.SYN, 1)
+        await peer.send(wire.WINDOW, wire.SYN, 3)
+        first, second = await muxer.accept_stream(), await muxer.accept_stream()
+        await settle()
+        for stream, text in ((first, b"a"), (first, b"b"), (second, b"c"), (first, b"d"), (first, b"e")):
+            await stream.write(text)
+        await first.close()
+        await settle()
+        assert [(frame.stream_id, frame.body) for frame in peer.sent(wire.DATA)] == [(1, b"ab"), (3, b"c"), (1, b"de")]
+        await second.write(bytes(yamux_queue.MAX_DATA_BYTES - 1))
+        await second.write(b"xy")
+        await settle()
+        sizes = [frame.value for frame in peer.sent(wire.DATA) if frame.stream_id == 3]
+        assert sizes == [1, yamux_queue.MAX_DATA_BYTES - 1, 2], "no frame outgrows one Noise message"
