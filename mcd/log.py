@@ -6,10 +6,11 @@ a bool or a short plain string. CONVENTIONS 41-43.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from typing import TextIO
+
+import msgspec
 
 FIELDS = frozenset(
     {
@@ -47,7 +48,7 @@ class Log:
         line: dict[str, Value] = {"time": round(time.time(), 3), "level": level, "event": name}
         for key, value in fields.items():
             line[key] = value[:MAX_VALUE_CHARS] if isinstance(value, str) else value
-        self._out.write(json.dumps(line) + "\n")
+        self._out.write(msgspec.json.encode(line).decode() + "\n")
         self._out.flush()
 
     def debug(self, name: str, **fields: Value) -> None:

@@ -113,6 +113,7 @@ class Exchange:
 
     def __init__(self, role: Role, now: Seconds) -> None:
         self.role: Final = role
+        self._peer: Final = role.other
         self._state = State.IDLE
         self._tally = Tally()
         self._reader = FrameReader(MAX_FRAME_BYTES)
@@ -180,7 +181,8 @@ class Exchange:
         data = frame(body)
         if isinstance(message, Request):
             self._upload_s = len(data) / MIN_UPLOAD_BYTES_PER_S
-        self._apply(self.role, message, now)
+        self._tally.count(self.role, message, now)
+        self._enter(TRANSITIONS[self._state, self.role, type(message)], now)
         return data
 
     def close(self, now: Seconds) -> None:
@@ -224,11 +226,14 @@ class Exchange:
         if self._fault is not None:
             raise RemoteProtocolError(self._fault)
         if self._state not in ABSORBING:
-            message = self._next_message()
-            if message is not None:
-                self._heard_at = self._now
-                self._apply(self.role.other, message, self._now)
-                return EVENT_OF[type(message)](message)  # type: ignore[arg-type]  # EVENT_OF pairs them
+            try:
+                body = self._next_frame()
+                if body is not None:
+                    return self._receive(body)
+            except RemoteProtocolError as error:
+                self._fault = error.message
+                self._enter(State.BROKEN, self._now)
+                raise
         return self._peer_closed() if self._eof else NEED_DATA
 
     # --- time ------------------------------------------------------------------------------------------------
@@ -254,45 +259,34 @@ class Exchange:
 
     # --- inside ----------------------------------------------------------------------------------------------
 
-    def _next_message(self) -> ExchangeMessage | None:
+    def _next_frame(self) -> bytes | None:
         awaits_request = self.role is Role.PROVIDER and self._state in {State.IDLE, State.QUOTED}
         self._reader.max_bytes = MAX_REQUEST_FRAME_BYTES if awaits_request else MAX_FRAME_BYTES
-        try:
-            body = self._reader.next_frame()
-            if body is None:
-                return None
-            message = decode_exchange(body)
-            self._check_received(message, len(body))
-        except RemoteProtocolError as error:
-            self._break(error.message)
-            raise
-        return message
+        return self._reader.next_frame()
 
-    def _check_received(self, message: ExchangeMessage, n_bytes: int) -> None:
-        sender, name = self.role.other, type(message).__name__
-        if (self._state, sender, type(message)) not in TRANSITIONS:
-            raise RemoteProtocolError(f"{sender.value} sent {name} in {self._state.name}")
-        if n_bytes > MAX_FRAME_BYTES and not isinstance(message, Request):
-            raise RemoteProtocolError(f"{sender.value} sent {name} over its frame limit")
+    def _receive(self, body: bytes) -> Event:
+        message = decode_exchange(body)
+        sender, kind = self._peer, type(message)
+        after = TRANSITIONS.get((self._state, sender, kind))
+        if after is None:
+            raise RemoteProtocolError(f"{sender.value} sent {kind.__name__} in {self._state.name}")
+        if len(body) > MAX_FRAME_BYTES and kind is not Request:
+            raise RemoteProtocolError(f"{sender.value} sent {kind.__name__} over its frame limit")
         fault = self._tally.fault(sender, message, self._now)
         if fault is not None:
             raise RemoteProtocolError(f"{sender.value} broke a count: {fault}")
-
-    def _apply(self, sender: Role, message: ExchangeMessage, now: Seconds) -> None:
-        self._tally.count(sender, message, now)
-        self._enter(TRANSITIONS[self._state, sender, type(message)], now)
+        self._heard_at = self._now
+        self._tally.count(sender, message, self._now)
+        self._enter(after, self._now)
+        return EVENT_OF[kind](message)  # type: ignore[arg-type]  # EVENT_OF pairs them
 
     def _enter(self, state: State, now: Seconds) -> None:
         if state is not self._state:
             self._state = state
             self._entered_at = now
 
-    def _break(self, fault: str) -> None:
-        self._fault = fault
-        self._enter(State.BROKEN, self._now)
-
     def _peer_closed(self) -> PeerClosed:
-        peer = self.role.other
+        peer = self._peer
         if not self._is_closed[peer]:
             self._is_closed[peer] = True
             if self._state not in ABSORBING:

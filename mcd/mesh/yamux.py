@@ -7,8 +7,7 @@ never notices a frozen peer, and costs 15 times the CPU per chunk.
 How it works. Streams append frames to one send buffer; one task moves that buffer to the secured connection, up
 to 16 KiB a write, so that everything queued since the last write shares one Noise message and one system call.
 Only that task writes, and nobody cancels it but the connection's end: a cancelled application write can tear at
-most its own stream. One task reads and hands bodies to streams. One task pings, measures the round trip, and
-declares a silent peer dead.
+most its own stream. One task reads and hands bodies to streams. One pings and declares a silent peer dead.
 """
 
 from __future__ import annotations
@@ -16,28 +15,27 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
-from libp2p.abc import IMuxedConn
+from libp2p.abc import IMuxedConn, ISecureConn
+from libp2p.peer.id import ID
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
 
 from mcd.errors import RemoteProtocolError
 from mcd.mesh import yamux_frame as wire
 from mcd.mesh.bell import Bell
 from mcd.mesh.limits import ReceiveBudget
-from mcd.mesh.yamux_pulse import Pulse
+from mcd.mesh.yamux_pulse import Pulse, Stall
 from mcd.mesh.yamux_queue import SendQueue
 from mcd.mesh.yamux_stream import YamuxStream
-
-if TYPE_CHECKING:
-    from libp2p.abc import ISecureConn
-    from libp2p.peer.id import ID
 
 MAX_STREAMS = 1024
 """Inbound streams of one connection, open at once; more are reset."""
 MAX_BACKLOG = 256
 """Streams opened and not yet acknowledged, in each direction (go-yamux's AcceptBacklog)."""
+OPEN_S = 5.0
+"""For a place in the backlog; a peer that leaves 256 streams unacknowledged is not serving."""
 MAX_WRITE_BYTES = 16 * 1024
 """One Noise message. Stock readers give up on a message that arrives in over 100 pieces, so keep it small."""
 MAX_SEND_QUEUE_BYTES = 128 * 1024
@@ -46,8 +44,6 @@ MAX_CONTROL_QUEUE_BYTES = 512 * 1024
 """Control frames pass the limit above up to here; a peer that makes us queue more reads nothing we send."""
 MAX_UNREAD_BYTES = 16 * 1024 * 1024
 """Received and unread on one connection; beyond it the stream that holds most is reset."""
-WRITE_STALL_S = 20.0
-"""16 KiB that the network does not take in so long: the peer sends but does not read."""
 HALF_CLOSED_S = 300.0
 """A stream we have closed and whose peer stays silent is reset after this (go-yamux's StreamCloseTimeout)."""
 ABANDONED_S = 30.0
@@ -93,7 +89,7 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
         self._is_peer_going = False
         self._scope = trio.CancelScope()
         self._pulse = Pulse(trio.current_time())
-        self._last_sweep_s = 0.0
+        self._last_sweep_s = trio.current_time()
 
     # --- what libp2p asks -------------------------------------------------------------------------------------
 
@@ -114,27 +110,25 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
 
     def get_remote_address(self) -> tuple[str, int] | None:
         """Host and port of the peer."""
-        address: tuple[str, int] | None = self.secured_conn.get_remote_address()
-        return address
+        return self.secured_conn.get_remote_address()  # type: ignore[no-any-return]  # libp2p ships no types
 
     def get_transport_addresses(self) -> list[Any]:
         """Multiaddrs of the underlying connection."""
-        addresses: list[Any] = self.secured_conn.get_transport_addresses()
-        return addresses
+        return self.secured_conn.get_transport_addresses()  # type: ignore[no-any-return]  # as above
 
     def get_connection_type(self) -> Any:
         """Direct or relayed."""
         return self.secured_conn.get_connection_type()
 
     async def open_stream(self) -> YamuxStream:
-        """Open a stream; waits while MAX_BACKLOG of ours are unacknowledged.
+        """Open a stream; waits at most OPEN_S while MAX_BACKLOG of ours are unacknowledged.
 
         Raises:
-            MuxedConnUnavailable: The connection has ended or the peer is leaving.
+            MuxedConnUnavailable: The connection has ended, the peer is leaving or takes no more streams.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        while self._n_unacked >= MAX_BACKLOG and not self._is_dead:
-            await self._room.wait()
+        if self._n_unacked >= MAX_BACKLOG:
+            await self._wait_for_place()
         if self._is_dead or self._is_peer_going or self._next_id > 0xFFFF_FFFF:
             raise MuxedConnUnavailable("connection has ended")
         stream = YamuxStream(self._next_id, self, is_outbound=True)
@@ -143,6 +137,13 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
         self._streams[stream.stream_id] = stream
         self.put(wire.encode(wire.WINDOW, wire.SYN, stream.stream_id, 0))
         return stream
+
+    async def _wait_for_place(self) -> None:
+        with trio.move_on_after(OPEN_S):
+            while self._n_unacked >= MAX_BACKLOG and not self._is_dead:
+                await self._room.wait()
+            return
+        raise MuxedConnUnavailable("the peer leaves its new streams unacknowledged")
 
     async def accept_stream(self) -> YamuxStream:
         """The next stream the peer opened, acknowledged by this call.
@@ -163,8 +164,7 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
 
     async def start(self) -> None:
         """Run the connection until it ends, whoever ends it."""
-        self._last_sweep_s = trio.current_time()
-        self._pulse = Pulse(self._last_sweep_s)
+        self._pulse = Pulse(trio.current_time())
         self._budget.members.add(self)
         try:
             with self._scope:
@@ -278,13 +278,11 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
 
     async def _watch(self) -> None:
         """Ping, and end the connection of a peer that was not heard, or did not read, for too long."""
-        n_written, written_s = 0, trio.current_time()
+        stall = Stall(trio.current_time())
         while True:
             await trio.sleep_until(self._pulse.wake_at_s())
             now_s = trio.current_time()
-            if self._n_written != n_written or not self._is_writing:
-                n_written, written_s = self._n_written, now_s
-            elif now_s - written_s > WRITE_STALL_S:
+            if stall.judge(self._n_written, self._is_writing, now_s):
                 self._end("write stalled")
                 return
             match self._pulse.judge(now_s):

@@ -7,6 +7,8 @@ from typing import Final, Literal
 PING_EVERY_S: Final = 2.5
 DEAD_AFTER_S: Final = 8.0
 """No byte for so long: the peer is frozen or unreachable. Three lost pings; seen within 10 s."""
+WRITE_STALL_S: Final = 20.0
+"""16 KiB that the network does not take in so long: the peer sends but does not read."""
 RTT_GAIN: Final = 0.125
 """Weight of a new sample, as TCP's (RFC 6298)."""
 
@@ -50,3 +52,17 @@ class Pulse:
             return
         sample_s, self._sent_at_s = now_s - self._sent_at_s, None
         self.rtt_s = sample_s if self.rtt_s is None else self.rtt_s + RTT_GAIN * (sample_s - self.rtt_s)
+
+
+class Stall:
+    """Whether the peer takes what we write, as far as a look at each pulse can tell."""
+
+    def __init__(self, now_s: float) -> None:
+        self._n_written = 0
+        self._moved_at_s = now_s
+
+    def judge(self, n_written: int, is_writing: bool, now_s: float) -> bool:
+        """True when the write in progress, after ``n_written`` others, is the one of WRITE_STALL_S ago."""
+        if n_written != self._n_written or not is_writing:
+            self._n_written, self._moved_at_s = n_written, now_s
+        return now_s - self._moved_at_s > WRITE_STALL_S

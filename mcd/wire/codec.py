@@ -292,8 +292,11 @@ def _is_utf8(text: memoryview) -> bool:
 
     In pieces, as one str could take 4x the memory. A JSON value ends in ASCII, so no character is left half-read.
     """
-    decoder = getincrementaldecoder("utf-8")()
     try:
+        if len(text) <= _PIECE_BYTES:
+            str(text, "utf-8")
+            return True
+        decoder = getincrementaldecoder("utf-8")()
         for at in range(0, len(text), _PIECE_BYTES):
             decoder.decode(text[at : at + _PIECE_BYTES])
     except UnicodeDecodeError:

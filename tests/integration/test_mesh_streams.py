@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from mcd.errors import StreamBrokenError
-from mcd.mesh import host, yamux
+from mcd.mesh import yamux
 from mcd.mesh.host import Host
 from mcd.ports import Stream
 from tests.fakes.check_stream import FIRST, check_stream, exactly
@@ -136,7 +136,7 @@ async def test_a_peer_that_acknowledges_nothing_is_given_up(monkeypatch: pytest.
         right.serve(ECHO, echo)
         await trio.sleep(0.3)  # identify has its streams
         monkeypatch.setattr(yamux, "MAX_BACKLOG", 0)
-        monkeypatch.setattr(host, "OPEN_S", 0.2)
+        monkeypatch.setattr(yamux, "OPEN_S", 0.2)
         with pytest.raises(StreamBrokenError, match="takes no more streams"):
             await left.open_stream(right.peer_id, ECHO, b"x")
 

@@ -11,7 +11,7 @@ from libp2p.stream_muxer.exceptions import (
     MuxedStreamReset,
 )
 
-from mcd.mesh import yamux, yamux_queue, yamux_stream
+from mcd.mesh import yamux, yamux_pulse, yamux_queue, yamux_stream
 from mcd.mesh import yamux_frame as wire
 from mcd.mesh.limits import ReceiveBudget
 from mcd.mesh.yamux import Yamux
@@ -155,7 +155,7 @@ async def test_a_write_that_the_network_never_takes_ends_the_connection() -> Non
             await peer.send(wire.PING, wire.ACK, 0, 99)
             await trio.sleep(1)
         assert muxer.end_reason == "write stalled"
-        assert trio.current_time() - start_s < yamux.WRITE_STALL_S + 5
+        assert trio.current_time() - start_s < yamux_pulse.WRITE_STALL_S + 5
 
 
 async def test_unread_bytes_of_a_connection_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
