@@ -230,7 +230,7 @@ async def test_gossip_that_fails_is_started_again_and_works() -> None:
         await bob.announce()
         await until(lambda: ann.peer_id in bob.directory and bob.peer_id in ann.directory)
         assert ann.mesh._intake.is_banned(attacker.peer_id)
-        assert '"service": "gossip"' in ann.events.getvalue()
+        assert '"service":"gossip"' in ann.events.getvalue()
 
 
 async def test_rpcs_carry_no_peer_record() -> None:

@@ -71,7 +71,7 @@ async def test_a_machine_without_multicast_costs_a_warning(monkeypatch: pytest.M
         nursery.start_soon(lambda: supervise("lan", service.run, log=Log(out=out), counters=counters))
         await until(lambda: counters["restarted_lan"] >= 2)
         nursery.cancel_scope.cancel()
-    assert '"reason": "OSError"' in out.getvalue()
+    assert '"reason":"OSError"' in out.getvalue()
 
 
 def service_of(*, port: int | None = 4101, ips: Sequence[str] = LOOPBACK, **txt: str | bytes | None) -> ServiceInfo:
