@@ -379,13 +379,17 @@ class RouteTerm(msgspec.Struct, frozen=True):
     """Until a model that is not loaded there is."""
 
 
+Put = Callable[[Sequence[AnswerEvent]], Awaitable[None]]
+"""Takes the next events of an answer, all that came together; waits while the answer's reader lags."""
+
+
 class Entry(Protocol):
     """The entry side as the gateway sees it."""
 
-    def answer(self, request: AnyRequest) -> AbstractAsyncContextManager[AsyncIterator[AnswerEvent]]:
-        """Serve one request over the mesh; leaving the context early cancels it at the provider.
+    async def answer(self, request: AnyRequest, put: Put) -> None:
+        """Serve one request over the mesh, to its end; cancelling this call cancels it at the provider.
 
-        Raises (on entering or iterating):
+        Raises:
             ModelNotFoundError, NoProviderError, UserError, PeerError: as their docstrings say.
         """
         ...

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import msgspec
@@ -18,6 +17,7 @@ from mcd.entry.session import Asked, Session
 from mcd.errors import McdError, ModelNotFoundError, UserError
 from mcd.ids import ModelDigest, PeerId
 from mcd.log import Log
+from mcd.ports import Put
 from mcd.routing.plan import Candidate, Want
 from mcd.wire.payload import Delta, Final, Scores, Text, Tokens, Usage, Vectors
 
@@ -102,36 +102,27 @@ class Failover:
         self._cache_salt = secrets.token_hex(16)
         """Providers share prefix caches only within it: nobody else can time what we asked before."""
 
-    @asynccontextmanager
-    async def answer(self, request: AnyRequest) -> AsyncIterator[AsyncIterator[AnswerEvent]]:
+    async def answer(self, request: AnyRequest, put: Put) -> None:
         """See `ports.Entry.answer`."""
         self.answered.n_requests += 1
-        async with aclosing(self._stream(request)) as events:
-            try:
-                yield events
-            except McdError:
-                self.answered.n_failed += 1
-                raise
+        try:
+            await self._answer(_Progress(request), put)
+        except McdError:
+            self.answered.n_failed += 1
+            raise
 
-    async def _stream(self, request: AnyRequest) -> AsyncGenerator[AnswerEvent, None]:
-        progress = _Progress(request)
+    async def _answer(self, progress: _Progress, put: Put) -> None:
         failure: McdError | None = None
-        yield Waiting(0.0)
+        await put((Waiting(0.0),))
         for _ in range(MAX_ATTEMPTS):
             candidate = await self._choose(progress, failure)
             progress.tried.add(candidate.peer_id)
             asked = Asked(progress.request, tuple(progress.tokens), self._cache_salt)
             trial = Trial(self._router, candidate, progress.n_prompt_tokens)
             try:
+                hand_on = partial(self._hand_on, put, progress, trial, len(asked.resume))
                 account = partial(self._account, len(asked.resume))
-                async with aclosing(self._session.attempt(candidate, asked, account)) as batches:
-                    async for batch in batches:
-                        events = [self._learn(trial, event, len(asked.resume)) for event in batch]
-                        trial.handed_on()
-                        for event in events:
-                            progress.note(event, candidate)
-                            yield event
-                        trial.listening()
+                await self._session.attempt(candidate, asked, hand_on, account)
                 trial.succeeded()
                 return  # noqa: TRY300  # the answer is whole; an else would hide the loop
             except McdError as problem:
@@ -142,7 +133,7 @@ class Failover:
                 if not problem.may_try_another or not progress.may_continue:
                     raise
                 if progress.is_at_limit:
-                    yield self._cut(progress)
+                    await put((self._cut(progress),))
                     return
                 self.answered.n_failovers += 1
                 self._log.info("failover", peer_id=candidate.peer_id, code=problem.code, outcome="next candidate")
@@ -150,6 +141,16 @@ class Failover:
                 trial.close()
         assert failure is not None
         raise failure
+
+    async def _hand_on(
+        self, put: Put, progress: _Progress, trial: Trial, n_resumed: int, batch: Sequence[AnswerEvent]
+    ) -> None:
+        events = [self._learn(trial, event, n_resumed) for event in batch]
+        for event in events:
+            progress.note(event, trial.candidate)
+        trial.handed_on()
+        await put(events)
+        trial.listening()
 
     def _cut(self, progress: _Progress) -> Final:
         """The end of an answer whose every token came, and whose provider left before it said so.   [EX-10]"""

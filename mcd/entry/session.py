@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 
 import msgspec
 import trio
@@ -49,7 +49,7 @@ from mcd.exchange.events import (
     WaitReported,
 )
 from mcd.exchange.states import CANCEL_TIMEOUT_S, Role
-from mcd.ports import Clock, Mesh
+from mcd.ports import Clock, Mesh, Put
 from mcd.routing.plan import Candidate
 from mcd.wire.codec import decode_delta, decode_failure, decode_final, encode_body
 from mcd.wire.envelope import Terms, seal_request
@@ -115,12 +115,12 @@ class Session:
         return len(self._behind.child_tasks) if self._behind is not None else 0
 
     async def attempt(
-        self, candidate: Candidate, asked: Asked, on_cancelled: Callable[[Final], None]
-    ) -> AsyncGenerator[list[AnswerEvent], None]:
-        """Stream one provider's answer, in batches of what arrived together.
+        self, candidate: Candidate, asked: Asked, put: Put, on_cancelled: Callable[[Final], None]
+    ) -> None:
+        """Put one provider's answer, in batches of what arrived together.
 
-        Close the generator to cancel: the provider stops within a decode step. What it then says
-        was delivered is checked behind the user's back and told to ``on_cancelled``.
+        Cancelled, it has the provider stop within a decode step. What that then says was delivered is checked behind
+        the user's back and told to ``on_cancelled``.
 
         Raises:
             UserError: The engine found the request itself at fault.
@@ -161,9 +161,9 @@ class Session:
                         batch += answer.take(event)
                 except McdError:
                     if batch:
-                        yield batch  # what came before the failure counts: the next provider goes on behind it
+                        await put(batch)  # what came before the failure counts: the next provider goes on behind it
                     raise
-                yield batch
+                await put(batch)
         except McdError as problem:
             has_failed = True
             if isinstance(problem, RefusedError) and problem.reason == RefuseReason.KEY_UNKNOWN:

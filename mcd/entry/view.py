@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Mapping, Sequence
 
-from mcd.api.events import AnswerEvent
 from mcd.api.tasks import AnyRequest
 from mcd.entry.failover import Failover
 from mcd.entry.router import Router
 from mcd.ids import ModelDigest, PeerId
-from mcd.ports import Clock, Link, Mesh, ModelCard, PeerCard, RouteTerm
+from mcd.ports import Clock, Link, Mesh, ModelCard, PeerCard, Put, RouteTerm
 from mcd.routing.directory import Directory, KnownPeer
 from mcd.routing.plan import Want, preferred_digests
 from mcd.routing.snapshot import Offer
@@ -37,9 +35,9 @@ class MeshEntry:
         self._clock = clock
         self._n_running = n_running
 
-    def answer(self, request: AnyRequest) -> AbstractAsyncContextManager[AsyncIterator[AnswerEvent]]:
+    async def answer(self, request: AnyRequest, put: Put) -> None:
         """See ports.Entry.answer."""
-        return self._failover.answer(request)
+        await self._failover.answer(request, put)
 
     def route(self, model: str, n_prompt_tokens: int, n_output_tokens: int) -> Sequence[RouteTerm]:
         """See ports.Entry.route."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol
 
@@ -24,7 +24,8 @@ from mcd.ports import Entry
 from mcd.units import Seconds
 
 MAX_QUEUED_EVENTS = 512
-"""Events waiting for a slow HTTP client; then the mesh's reader pauses and, through it, the provider."""
+"""Events waiting for a slow HTTP client; then the mesh's reader pauses and, through it, the provider. What one read
+brought comes whole, so that a few more may wait."""
 MAX_OPEN_ANSWERS = 1024
 """Requests of all HTTP clients together."""
 BUSY_RETRY_S = 1.0
@@ -131,10 +132,7 @@ class Answer:
         """
         with self._scope:
             try:
-                async with entry.answer(request) as events:
-                    async for event in events:
-                        if not isinstance(event, Waiting):  # the reader's own timer keeps its client alive
-                            await self._put(event)
+                await entry.answer(request, self._put)
             except McdError as error:
                 self._end(error)
             except Exception as bug:  # noqa: BLE001 - a supervision loop: a bug in one request must not end all others
@@ -142,11 +140,14 @@ class Answer:
                 self._end(LocalError("an internal error ended this request"))
         self._end(None)
 
-    async def _put(self, event: AnswerEvent) -> None:
+    async def _put(self, events: Sequence[AnswerEvent]) -> None:
+        news = [event for event in events if not isinstance(event, Waiting)]
+        if not news:
+            return  # the reader's own timer keeps its client alive
         while len(self._events) >= MAX_QUEUED_EVENTS:
             self._has_space = trio.Event()
             await self._has_space.wait()
-        self._events.append(event)
+        self._events += news
         if self._reader is not None:
             _wake(self._reader)
 

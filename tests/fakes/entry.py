@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +12,7 @@ from mcd.api.events import AnswerEvent, Answering, Waiting
 from mcd.api.tasks import AnyRequest
 from mcd.errors import McdError, ModelNotFoundError
 from mcd.ids import ModelDigest, PeerId
-from mcd.ports import ModelCard, PeerCard, RouteTerm
+from mcd.ports import ModelCard, PeerCard, Put, RouteTerm
 from mcd.wire.payload import Delta, Final, ToolCallDelta, Usage
 
 PEER = PeerId("12D3KooWFakePeer1111111111111111111111111111111111")
@@ -70,24 +69,20 @@ class ScriptedEntry:
     n_cancelled: int = 0
     n_running: int = 0
 
-    @asynccontextmanager
-    async def answer(self, request: AnyRequest) -> AsyncIterator[AsyncIterator[AnswerEvent]]:
+    async def answer(self, request: AnyRequest, put: Put) -> None:
         self.requests.append(request)
         if request.model != MODEL:
             raise ModelNotFoundError("no peer serves this model", param="model")
-        events = self._play(self.steps(request) if callable(self.steps) else self.steps)
         self.n_running += 1
         try:
-            yield events
+            await self._play(self.steps(request) if callable(self.steps) else self.steps, put)
         except trio.Cancelled:
             self.n_cancelled += 1
             raise
         finally:
             self.n_running -= 1
-            with trio.CancelScope(shield=True):
-                await events.aclose()
 
-    async def _play(self, steps: Sequence[Step]) -> AsyncIterator[AnswerEvent]:
+    async def _play(self, steps: Sequence[Step], put: Put) -> None:
         for step in steps:
             if isinstance(step, float):
                 await trio.sleep(step)
@@ -97,7 +92,7 @@ class ScriptedEntry:
                 if self.n_played % 10 == 0:  # a read from the network brings several frames at once
                     await trio.lowlevel.checkpoint()
                 self.n_played += 1
-                yield step
+                await put((step,))
 
     def models(self) -> Sequence[ModelCard]:
         return [

@@ -79,8 +79,13 @@ class Node:
 
     async def ask(self, model: str = ALIAS, content: str = "hi", **members: int) -> list[AnswerEvent]:
         request = ChatRequest(model=model, messages=(ChatMessage(role="user", content=content),), **members)  # type: ignore[arg-type]
-        async with self.entry.answer(request) as events:
-            return [event async for event in events]
+        got: list[AnswerEvent] = []
+
+        async def put(events: Sequence[AnswerEvent]) -> None:
+            got.extend(events)
+
+        await self.entry.answer(request, put)
+        return got
 
 
 @asynccontextmanager

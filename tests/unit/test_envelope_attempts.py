@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from mcd.api.events import AnswerEvent
 from mcd.api.request import ChatMessage, ChatRequest
 from mcd.entry.session import Asked, Session
 from mcd.errors import StreamBrokenError
@@ -27,6 +29,10 @@ class Unreachable:
         raise StreamBrokenError("gone")
 
 
+async def put(events: Sequence[AnswerEvent]) -> None:
+    pytest.fail("nobody answers")
+
+
 class Keys:
     async def config(self, candidate: Any) -> Any:
         return CONFIGS[2]
@@ -41,7 +47,7 @@ async def test_two_attempts_share_neither_request_id_nor_sealed_bytes() -> None:
     asked = Asked(ChatRequest(model="m", messages=(ChatMessage("user", "hello"),)))
     for _ in range(2):
         with pytest.raises(StreamBrokenError):
-            await anext(session.attempt(candidate, asked, lambda _: None))  # type: ignore[arg-type]
+            await session.attempt(candidate, asked, put, lambda _: None)  # type: ignore[arg-type]
     requests = [decode_exchange(first[4:]) for first in mesh.first]
     headers = []
     for request in requests:

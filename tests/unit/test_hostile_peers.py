@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
 import trio
 
+from mcd.api.events import AnswerEvent
 from mcd.api.request import ChatMessage, ChatRequest
 from mcd.entry.probe import INFO_TIMEOUT_S
 from mcd.entry.router import STALL_S
@@ -142,13 +143,16 @@ async def test_a_provider_that_only_says_it_lives_is_held_against_it_when_the_us
 async def test_a_slow_reader_is_not_held_against_the_provider() -> None:
     async with nodes(ada=Play(n_tokens=20)) as (entry, providers):
         request = ChatRequest(model=ALIAS, messages=(ChatMessage(role="user", content="hi"),))
-        answer = ""
-        async with entry.entry.answer(request) as events:
-            async for event in events:
-                await trio.sleep(STALL_S * 2)
-                answer += text([event])
-                if answer == words(10):
-                    break
+
+        async def read(events: Sequence[AnswerEvent]) -> None:
+            await trio.sleep(STALL_S * 2)
+            if text(events):
+                scope.cancel()
+                await trio.lowlevel.checkpoint()
+
+        with trio.CancelScope() as scope:
+            await entry.entry.answer(request, read)
+        assert scope.cancelled_caught
         assert entry.router.health.ok_fraction(providers["ada"].peer_id) is None
 
 
@@ -157,10 +161,13 @@ async def test_a_slow_reader_gets_the_whole_answer_from_its_one_provider() -> No
     async with nodes(ada=Play(n_tokens=10)) as (entry, providers):
         request = ChatRequest(model=ALIAS, messages=(ChatMessage(role="user", content="hi"),))
         answer = ""
-        async with entry.entry.answer(request) as events:
-            async for event in events:
-                await trio.sleep(20)
-                answer += text([event])
+
+        async def read(events: Sequence[AnswerEvent]) -> None:
+            nonlocal answer
+            await trio.sleep(20)
+            answer += text(events)
+
+        await entry.entry.answer(request, read)
         assert answer == words(10)
         assert providers["ada"].provider.served.outcomes == {"finished": 1}
 
