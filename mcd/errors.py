@@ -172,6 +172,17 @@ class RecordError(PeerError):
         self.why = why
 
 
+class ClaimedFaultError(PeerError):
+    """A provider says that the request itself is at fault. It alone is not believed while another can be asked."""
+
+    code = "claimed_fault"
+
+    def __init__(self, fault: UserError) -> None:
+        super().__init__("the provider finds fault with the request")
+        self.fault = fault
+        """What the user hears once it is believed."""
+
+
 # --- nobody to ask -------------------------------------------------------------------------------------------
 
 

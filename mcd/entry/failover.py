@@ -14,7 +14,7 @@ from mcd.api.request import ChatRequest
 from mcd.api.tasks import AnyRequest
 from mcd.entry.router import Router, Trial, want_of
 from mcd.entry.session import Asked, Session
-from mcd.errors import McdError, ModelNotFoundError, UserError
+from mcd.errors import ClaimedFaultError, McdError, ModelNotFoundError
 from mcd.ids import ModelDigest, PeerId
 from mcd.log import Log
 from mcd.ports import Put
@@ -54,6 +54,8 @@ class _Progress:
         """Set by the first token: only this very file can go on."""
         self.has_begun = False
         self.had_second_chance = False
+        self.claimed_by: Candidate | None = None
+        """Who finds fault with the request, until another says so too or answers."""
         self.n_prompt_counted = 0
         """As the engine said."""
         self._want = want_of(request)
@@ -127,11 +129,7 @@ class Failover:
                 return  # noqa: TRY300  # the answer is whole; an else would hide the loop
             except McdError as problem:
                 trial.failed(problem)
-                if isinstance(problem, UserError) and failure is not None and asked.resume:
-                    raise failure from None  # what another provider delivered cannot be gone on with: not the user's
-                failure = problem
-                if not problem.may_try_another or not progress.may_continue:
-                    raise
+                failure = self._weigh(progress, candidate, problem, failure)
                 if progress.is_at_limit:
                     await put((self._cut(progress),))
                     return
@@ -148,9 +146,44 @@ class Failover:
         events = [self._learn(trial, event, n_resumed) for event in batch]
         for event in events:
             progress.note(event, trial.candidate)
+            if isinstance(event, Delta | Final):
+                self._contradict(progress, trial.candidate)
         trial.handed_on()
         await put(events)
         trial.listening()
+
+    def _weigh(
+        self, progress: _Progress, candidate: Candidate, problem: McdError, failure: McdError | None
+    ) -> McdError:
+        """What the user hears if nobody does better than this attempt.   [EX-43]
+
+        Raises:
+            McdError: There is no use in asking anybody else.
+        """
+        if isinstance(problem, ClaimedFaultError):
+            if failure is not None and progress.tokens:
+                return failure  # what another provider delivered cannot be gone on with here: not the user's fault
+            if progress.claimed_by is not None or candidate.is_own or not self._has_another(progress):
+                raise problem.fault from None
+            progress.claimed_by = candidate
+            progress.had_second_chance = True
+            return problem.fault
+        if not problem.may_try_another or not progress.may_continue:
+            raise problem
+        return problem if failure is None or progress.claimed_by is None else failure
+
+    def _has_another(self, progress: _Progress) -> bool:
+        try:
+            self._router.next(progress.want())
+        except McdError:
+            return False
+        return True
+
+    def _contradict(self, progress: _Progress, candidate: Candidate) -> None:
+        """An answer has come: whoever found fault with its request was wrong."""
+        if progress.claimed_by is not None:
+            self._router.contradicted(progress.claimed_by, candidate)
+            progress.claimed_by = None
 
     def _cut(self, progress: _Progress) -> Final:
         """The end of an answer whose every token came, and whose provider left before it said so.   [EX-10]"""

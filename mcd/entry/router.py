@@ -9,7 +9,7 @@ from random import Random
 
 from mcd.api.request import ChatRequest
 from mcd.api.tasks import CAPABILITIES, AnyRequest, EmbeddingsRequest, RerankRequest, TaskRequest
-from mcd.errors import McdError, RefusedError
+from mcd.errors import ClaimedFaultError, McdError, RefusedError
 from mcd.ids import PeerId
 from mcd.ports import Clock, Mesh, RouteTerm
 from mcd.routing.directory import Directory
@@ -17,7 +17,7 @@ from mcd.routing.estimate import Estimates
 from mcd.routing.health import Health
 from mcd.routing.plan import Candidate, Known, Want, candidates, plan
 from mcd.units import Seconds
-from mcd.wire.messages import RefuseReason
+from mcd.wire.messages import ModelOffer, RefuseReason
 
 CHARS_PER_TOKEN = 4
 """For predicting prefill before the engine has counted; English text."""
@@ -105,7 +105,7 @@ class Trial:
         peer_id, digest, now = self.candidate.peer_id, self.candidate.digest, self._router.clock.now()
         if isinstance(problem, RefusedError) and problem.reason not in _STALE:
             self._router.health.refused(peer_id, digest, problem.retry_after_s or 0.0, now)
-        elif problem.may_try_another:
+        elif problem.may_try_another and not isinstance(problem, ClaimedFaultError):
             self._router.health.failed(peer_id, now)
         else:
             self._router.health.released(peer_id)
@@ -166,6 +166,17 @@ class Router:
         if not candidate.facts.load_s:
             self.estimates.first_token_came(candidate.facts, n_prompt_tokens, ttft_s, queue_s)
 
+    def contradicted(self, claimant: Candidate, served_by: Candidate) -> None:
+        """A request that one provider found at fault was served by another.   [EX-44]
+
+        That is a failure, or where its own record says that it can do less, or serves another file, as good as a no.
+        """
+        peer_id, digest, now = claimant.peer_id, claimant.digest, self.clock.now()
+        if digest == served_by.digest and not _can_less(claimant.model, served_by.model):
+            self.health.failed(peer_id, now)
+        else:
+            self.health.refused(peer_id, digest, 0.0, now)
+
     def explain(self, want: Want) -> Sequence[RouteTerm]:
         """Every provider of a model, best first, with each part of its prediction."""
         snapshot = self._directory.snapshot(self.clock.unix_ms())
@@ -200,6 +211,12 @@ def _n_task_tokens(request: TaskRequest) -> int:
             return sum(len(request.query) + len(text) for text in request.documents) // CHARS_PER_TOKEN
         case _:
             return 0
+
+
+def _can_less(offer: ModelOffer, other: ModelOffer) -> bool:
+    """Whether a provider says itself that it cannot do all that another can with the same file."""
+    has_all = set(other.capabilities) <= set(offer.capabilities)
+    return offer.n_ctx < other.n_ctx or offer.sealing != other.sealing or not has_all
 
 
 def _term(rank: int, candidate: Candidate) -> RouteTerm:

@@ -21,6 +21,7 @@ from mcd.conversation import Conversation
 from mcd.entry.keyring import Keyring
 from mcd.entry.results import Results
 from mcd.errors import (
+    ClaimedFaultError,
     ContextLengthError,
     InvalidRequestError,
     LimitError,
@@ -123,7 +124,8 @@ class Session:
         the user's back and told to ``on_cancelled``.
 
         Raises:
-            UserError: The engine found the request itself at fault.
+            TooLargeError: It cannot be sealed.
+            ClaimedFaultError: The provider says that the request itself is at fault.
             PeerError: This provider failed or refused; another may be tried.
         """
         config = await self._keyring.config(candidate)
@@ -284,6 +286,8 @@ class _Answer:
     def _finish(self, message: Finished) -> Final:
         frame: Frame = self._opener.open_frame(message.frame)
         if isinstance(frame, ErrorFrame):
+            if self._n_tokens:
+                raise RemoteProtocolError("the provider finds fault with a request that it had begun to answer")
             raise _user_fault(decode_failure(frame.plaintext))
         if not isinstance(frame, FinalFrame):
             raise RemoteProtocolError("the provider ended its answer with a piece of it")
@@ -335,8 +339,8 @@ def _refusal(message: Refused) -> RefusedError:
     )
 
 
-def _user_fault(failure: Failure) -> UserError | PeerError:
+def _user_fault(failure: Failure) -> PeerError:
     fault = _USER_FAULTS.get(failure.code)
     if fault is None:
         return StreamBrokenError("the engine failed on this request")
-    return fault(failure.message, param=failure.param or None)
+    return ClaimedFaultError(fault(failure.message, param=failure.param or None))

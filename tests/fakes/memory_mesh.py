@@ -196,7 +196,8 @@ class MemoryMesh:
             self._net.link(self, other)
 
     async def open_stream(self, peer_id: PeerId, protocol: str, first: bytes) -> Stream:
-        await self.connect(peer_id, ())
+        if peer_id != self._peer_id:  # to ourselves a stream needs no link, as in the real mesh
+            await self.connect(peer_id, ())
         other = self._net.meshes[peer_id]
         there, back = _Pipe(self._net, self._peer_id, peer_id), _Pipe(self._net, peer_id, self._peer_id)
         handler = other._handlers.get(protocol)

@@ -46,7 +46,9 @@ class Play(msgspec.Struct, kw_only=True):
     failure: Failure | None = None
     cheat: str = ""
     """``receipt`` signs one token too many, ``count`` announces one too many, ``usage`` bills one too many, ``prompt``
-    shows a longer prompt than it signs, ``cancelled`` ends as if the entry had wished it."""
+    shows a longer prompt than it signs, ``cancelled`` ends as if the entry had wished it,
+    ``fault`` finds fault with the request once all tokens are out."""
+    n_ctx: int = 4096
     cancel_s: float = 0.0
     """From a cancel to the end it seals."""
     key_is_unknown_once: bool = False
@@ -78,7 +80,7 @@ class SealingEngine:
             alias=ALIAS,
             digest=DIGEST,
             state=self.state,
-            n_ctx=4096,
+            n_ctx=self.play.n_ctx,
             n_slots=4,
             n_running=self.n_running,
             n_waiting=0,
@@ -148,6 +150,10 @@ class SealingEngine:
             self.n_tokens_made += 1
             frame = sealer.seal_data(encode_delta(Delta(0, word(index), (index,))))
             yield EngineChunk(frame, 1 + (play.cheat == "count"))
+        if play.cheat == "fault":
+            frame = sealer.seal_error(encode_failure(Failure("context_length_exceeded", "too long", "messages")))
+            yield EngineFinished(frame, self._keys.sign_receipt(sealer, Usage(0, 0)), 0, 0)
+            return
         n_new = n_end - n_done
         is_cut = cancelled.is_set() or play.cheat == "cancelled"
         n_prompt = N_PROMPT_TOKENS if n_new or not is_cut else 0

@@ -28,6 +28,7 @@ from mcd.ports import Stream
 from mcd.provider.announce import Announcer
 from mcd.provider.serve import Provider
 from mcd.routing.directory import Directory
+from mcd.routing.plan import Candidate, Want, candidates
 from mcd.units import UnixMs
 from mcd.wire.messages import EXCHANGE_PROTOCOL, INFO_PROTOCOL, RefuseReason
 from mcd.wire.payload import Delta, Failure, Final
@@ -252,14 +253,91 @@ async def test_a_receipt_for_more_than_came_is_refused(cheat: str) -> None:
             await entry.ask()
 
 
-async def test_a_fault_of_the_request_is_told_and_never_tried_elsewhere() -> None:
-    failure = Failure("context_length_exceeded", "too long", "messages")
-    async with nodes(ada=Play(failure=failure), bob=Play(failure=failure)) as (entry, providers):
+TOO_LONG = Failure("context_length_exceeded", "too long", "messages")
+
+
+@pytest.mark.spec("EX-43")
+@pytest.mark.parametrize(("names", "n_asked"), [("a", 1), ("ab", 2), ("abcd", 2)])
+async def test_a_fault_of_the_request_is_told_once_two_say_so(names: str, n_asked: int) -> None:
+    async with nodes(**{name: Play(failure=TOO_LONG) for name in names}) as (entry, providers):
         with pytest.raises(ContextLengthError) as caught:
             await entry.ask()
-        assert caught.value.param == "messages"
+        assert (caught.value.param, caught.value.message) == ("messages", "too long")
         await trio.sleep(1)
-        assert sum(node.provider.served.outcomes.total() for node in providers.values()) == 1
+        assert sum(node.provider.served.outcomes.total() for node in providers.values()) == n_asked
+        assert all(card.ok_fraction is None for card in entry.entry.peers()), "nobody is blamed"
+
+
+@pytest.mark.spec("EX-43", "EX-44")
+async def test_a_liar_cannot_end_a_request_that_another_serves() -> None:
+    async with nodes(liar=Play(failure=TOO_LONG), honest=Play()) as (entry, providers):
+        for _ in range(20):
+            assert text(await entry.ask()) == words(5)
+        n_lies = providers["liar"].provider.served.outcomes["finished"]
+        assert 1 <= n_lies < 5, "asked less and less"
+        cards = {card.name: card.ok_fraction for card in entry.entry.peers()}
+        assert cards == {"liar": 0.0, "honest": 1.0}
+
+
+@pytest.mark.spec("EX-44")
+async def test_who_said_that_it_holds_less_is_not_blamed() -> None:
+    async with nodes(small=Play(failure=TOO_LONG, n_ctx=2048), large=Play()) as (entry, providers):
+        for _ in range(10):
+            assert text(await entry.ask()) == words(5)
+        assert providers["small"].provider.served.outcomes["finished"] >= 1
+        assert {card.name: card.ok_fraction for card in entry.entry.peers()} == {"small": None, "large": 1.0}
+
+
+@pytest.mark.spec("EX-43")
+async def test_a_fault_is_believed_where_the_others_only_refuse() -> None:
+    async with nodes(ada=Play(failure=TOO_LONG), bob=Play(refuse=RefuseReason.BUSY)) as (entry, _):
+        for _ in range(4):
+            with pytest.raises((ContextLengthError, RefusedError)):
+                await entry.ask()
+        with pytest.raises(ContextLengthError):
+            await entry.ask()
+
+
+@pytest.mark.spec("EX-43")
+async def test_no_fault_is_found_in_the_middle_of_an_answer() -> None:
+    late = Play(n_tokens=3, cheat="fault")
+    async with nodes(ada=late, bob=late, cid=Play()) as (entry, _):
+        for _ in range(4):
+            assert text(await entry.ask()) == words(5)
+
+
+@pytest.mark.spec("EX-43")
+async def test_a_fault_found_while_continuing_is_the_providers(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with nodes(dies=Play(die_at=2), liar=Play(failure=TOO_LONG), good=Play()) as (entry, providers):
+        order = [providers[name].peer_id for name in ("dies", "liar", "good")]
+
+        def in_order(want: Want) -> Candidate:
+            snapshot = entry.directory.snapshot(VirtualClock().unix_ms())
+            found = candidates(snapshot, want, entry.router.known(), trio.current_time())
+            return min(found, key=lambda candidate: order.index(candidate.peer_id))
+
+        monkeypatch.setattr(entry.router, "next", in_order)
+        assert text(await entry.ask()) == words(5)
+        assert providers["liar"].provider.served.outcomes["finished"] == 1
+
+
+@pytest.mark.spec("EX-43")
+async def test_our_own_engine_is_believed_at_once() -> None:
+    async with open_net() as net, trio.open_nursery() as nursery:
+        node, other = Node(net, "both", [Play(failure=TOO_LONG)]), Node(net, "other", [Play()])
+        for each in (node, other):
+            nursery.start_soon(each.run)
+        await trio.sleep(2)
+        n_told = 0
+        for _ in range(12):
+            try:
+                await node.ask()
+            except ContextLengthError:
+                n_told += 1
+        assert n_told
+        await trio.sleep(1)
+        assert other.provider.served.outcomes.total() == 12 - n_told
+        nursery.cancel_scope.cancel()
 
 
 async def test_unknown_model_and_nobody_free() -> None:
