@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import math
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -10,7 +12,6 @@ import trio
 from mcd.engine import supervise
 from mcd.engine.events import RequestEvents
 from mcd.engine.messages import (
-    CREDIT_CHUNKS,
     Asleep,
     Cancel,
     Certificate,
@@ -37,9 +38,9 @@ from mcd.errors import McdError, RemoteProtocolError
 from mcd.ports import Clock, EngineRequest
 from mcd.units import Seconds
 
-QUEUE_FRAMES = CREDIT_CHUNKS + 512
-"""Frames of one request held for its consumer: the credit, and what it does not hold back: the vectors of one flush
-(a whole response of them has 280 frames) and the end padding."""
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+"""Of one request, held for its consumer at worst: what the wire allows a response. Credit keeps it far lower, but it
+does not hold back what one flush brings, nor the end padding, a quarter as many frames as a long answer has."""
 STUCK_S = 45.0
 """A worker reports each 5 s; its longest step, the smallest prefill at one token a second, takes 16 s and reports late
 once. A user whose provider's engine froze waits this long, because the daemon vouches for it meanwhile."""
@@ -56,6 +57,16 @@ class Waking:
         """Tell those who wait."""
         self.error = error
         self.is_over.set()
+
+
+class _Inbox:
+    """Where one request's frames go. Owner: Life."""
+
+    __slots__ = ("channel", "n_bytes")
+
+    def __init__(self, channel: trio.MemorySendChannel[ToDaemon]) -> None:
+        self.channel = channel
+        self.n_bytes = 0
 
 
 class Life:
@@ -87,7 +98,7 @@ class Life:
         self.is_dead = False
         self.is_resting = False
         """It was ended to unload its model."""
-        self._requests: dict[int, trio.MemorySendChannel[ToDaemon]] = {}
+        self._requests: dict[int, _Inbox] = {}
 
     @property
     def n_requests(self) -> int:
@@ -103,8 +114,8 @@ class Life:
             EngineDeadError: The process has gone.
         """
         request_id = next(self._ids)
-        send, receive = trio.open_memory_channel[ToDaemon](QUEUE_FRAMES)
-        self._requests[request_id] = send
+        send, receive = trio.open_memory_channel[ToDaemon](math.inf)
+        self._requests[request_id] = _Inbox(send)
         try:
             await self.child.post_large(
                 Submit(request_id, request.header, request.sealed, request.max_output_tokens, request.resume_from)
@@ -204,8 +215,8 @@ class Life:
         """End every request. Their queues' ends are how the consumers learn of it."""
         self.is_dead = True
         self.child.gone()
-        for channel in self._requests.values():
-            channel.close()
+        for inbox in self._requests.values():
+            inbox.channel.close()
         self._requests.clear()
 
     # --- frames ------------------------------------------------------------------------------------------------
@@ -236,12 +247,12 @@ class Life:
                     self.failure = frame.code
 
     def _deliver(self, frame: Started | Chunk | Finished | Refused | Failed) -> None:
-        channel = self._requests.get(frame.id)
-        if channel is None:
+        inbox = self._requests.get(frame.id)
+        if inbox is None:
             return
-        try:
-            channel.send_nowait(frame)
-        except trio.WouldBlock:
-            raise RemoteProtocolError("the worker sent more chunks than it has credit for") from None
-        except trio.BrokenResourceError:
-            return
+        if isinstance(frame, Chunk | Finished):
+            inbox.n_bytes += len(frame.frame)
+        if inbox.n_bytes > MAX_ANSWER_BYTES:
+            raise RemoteProtocolError("the worker sent a longer answer than the wire allows")
+        with contextlib.suppress(trio.BrokenResourceError):
+            inbox.channel.send_nowait(frame)

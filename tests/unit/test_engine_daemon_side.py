@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 
 from mcd.engine import catalogue, messages, supervise
 from mcd.engine.catalogue import resolve, sanitise_alias
-from mcd.engine.messages import Cancel, Chunk, FrameBuffer, Status, Submit
+from mcd.engine.life import MAX_ANSWER_BYTES, Life
+from mcd.engine.messages import Cancel, Chunk, Finished, FrameBuffer, Status, Submit
 from mcd.engine.supervise import Backoff
 from mcd.errors import ConfigError, RemoteProtocolError
+from mcd.ports import EngineFinished, EngineRequest
 from tests.fakes import gguf_make
+from tests.fakes.engine_entry import RealClock
 
 HELLO = Path(__file__).parents[1] / "fakes" / "scripted" / "hello.json"
 
@@ -143,3 +146,31 @@ def test_daemon_side_loads_without_what_computes() -> None:
         "sys.exit(any(name in sys.modules for name in ('llama_cpp', 'numpy', 'jinja2')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class _Mute:
+    """A child that takes everything and says nothing."""
+
+    async def post_large(self, frame: Submit) -> None:
+        """Take it."""
+
+    def post(self, frame: object) -> None:
+        """Take it."""
+
+
+async def test_a_long_answer_may_end_all_at_once() -> None:
+    """The end padding of an answer of two minutes has 350 frames, which no credit holds back: it ended the engine."""
+    life = Life(_Mute(), lambda key: b"", RealClock())  # type: ignore[arg-type]
+    request_id, events = await life.open(EngineRequest(b"", b"", 0))
+    life._handle([Chunk(request_id, bytes(85), 0)] * 3000)
+    life._handle([Finished(request_id, b"end", b"receipt", 1, 2)])
+    got = [event async for event in events]
+    assert len(got) == 3001
+    assert isinstance(got[-1], EngineFinished)
+    life.close(request_id, events)
+
+    request_id, events = await life.open(EngineRequest(b"", b"", 0))
+    life._handle([Chunk(request_id, bytes(MAX_ANSWER_BYTES), 0)])
+    with pytest.raises(RemoteProtocolError):
+        life._handle([Chunk(request_id, b"x", 0)])
+    life.close(request_id, events)
