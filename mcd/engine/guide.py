@@ -160,8 +160,11 @@ class Guide:
     # --- inside ---
 
     def _took_free(self, token: int) -> None:
+        text = self._text(token)
+        if not self._tokens and self._reading.head < 0 and not self._watched.may_begin_in(text):
+            return  # nearly every token
         opened = self.look(token)
-        self._said += (text := self._text(token))
+        self._said += text
         self._tokens.append((token, len(text)))
         reading = self._read(self._said)
         if opened is not None and opened.allows(token):
@@ -277,13 +280,16 @@ class Guide:
             grammar.accept(token)
         return grammar
 
+    @property
+    def _watched(self) -> Markers:
+        return self._closing if self._reading.state == "thoughts" else self._free
+
     def _trim(self) -> None:
         """Drop the tokens that no mark can begin in."""
         reading = self._reading
         if reading.head >= 0:
             return
-        markers = self._closing if reading.state == "thoughts" else self._free
-        n_kept = markers.overlap(self._said, reading.start)
+        n_kept = self._watched.overlap(self._said, reading.start)
         dropped = 0
         while self._tokens and len(self._said) - dropped - self._tokens[0][1] >= n_kept:
             dropped += self._tokens.pop(0)[1]

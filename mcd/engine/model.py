@@ -64,6 +64,7 @@ class Model:
         self.end_token: int = eos if eos >= 0 else lib.llama_vocab_eot(self.vocab)
         """One that ends generation; -1 when there is none."""
         self._has_word_pieces = lib.llama_vocab_type(self.vocab) == lib.LLAMA_VOCAB_TYPE_WPM
+        self._written: dict[int, bytes] = {}
         self._piece_buffer = ctypes.create_string_buffer(MAX_PIECE_BYTES)
 
     def metadata(self, key: str) -> str | None:
@@ -137,6 +138,13 @@ class Model:
             size = self.lib.llama_token_to_piece(self.vocab, token, buffer, -size, 0, special)
             return buffer.raw[:size]
         return self._piece_buffer.raw[:size]
+
+    def written(self, token: int) -> bytes:
+        """The bytes of one token, those of a control token too; looked up once each."""
+        piece = self._written.get(token)
+        if piece is None:
+            piece = self._written[token] = self.piece(token, special=True)
+        return piece
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends generation."""

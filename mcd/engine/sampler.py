@@ -107,7 +107,7 @@ class Sampler:
         self._guide: Guide | None = None
         if constraint is not None:
             try:
-                self._guide = Guide(model, constraint, lambda token: model.piece(token, special=True))
+                self._guide = Guide(model, constraint, model.written)
             except UserError:
                 self.close()
                 raise

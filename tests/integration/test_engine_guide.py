@@ -141,7 +141,7 @@ def test_forced_calls_as_templates_write_them_are_let_through(words: Words, name
 JSON = '{"a": [1, {"b": "<tool_call>"}]}'
 
 
-@pytest.mark.parametrize("name", sorted({*WRITERS}))
+@pytest.mark.parametrize("name", sorted(WRITERS))
 def test_a_format_binds_behind_the_thoughts(words: Words, name: str) -> None:
     family = family_of(templates.source(name))
     think = family.think

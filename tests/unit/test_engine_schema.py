@@ -206,6 +206,16 @@ def test_a_tool_that_nobody_made_strict_falls_back_to_any_object(name: str) -> N
     assert lenient.call is not None
 
 
+def test_a_great_many_tools_are_not_refused() -> None:
+    """Agents bring hundreds of parameters; together they may be too large to be held to."""
+    many = {"type": "object", "properties": {f"p{i}": {"enum": [i]} for i in range(60)}}
+    raw = msgspec.Raw(json.dumps(many).encode())
+    free = bound("hermes", tools=tuple(ToolFunction(name=f"t{i}", parameters=raw) for i in range(64)))
+    assert free is not None
+    assert free.call is not None
+    assert '"\\"t63\\""' in free.call.text()
+
+
 def test_json_object_with_tools_allows_both() -> None:
     both = bound("hermes", tools=TOOLS, response_format=ResponseFormat(type="json_object"))
     assert both is not None

@@ -119,6 +119,15 @@ def test_thoughts_come_back_and_nowhere_else(name: str) -> None:
     check(play(shown, step=1), shown, ARGUMENTS, thoughts="R1\nr2")
 
 
+def test_calls_in_pythons_words_come_back() -> None:
+    """Not in `WRITERS`, as this template does not escape what it quotes."""
+    simple = {"a": 1, "s": "x, (y)é", "o": {"k": [1, None]}, "l": ["q"], "b": True}
+    shown = written("LFM2.5-8B-A1B", content="Cont é", calls=(simple, MORE))
+    assert shown.family.name == "lfm 2"
+    for step in (1, 10_000):
+        check(play(shown, step=step), shown, simple, MORE)
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.sampled_from(sorted(WRITERS)), st.lists(st.integers(0, 2000), max_size=30))
 def test_any_cut_gives_the_same(name: str, places: list[int]) -> None:

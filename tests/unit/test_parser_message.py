@@ -83,6 +83,7 @@ CASES = [
      "<|message|>{}", "gpt-oss", ("I look.", "", [("add", "{}")])),
     ("<|channel|>commentary to=python code<|message|>print(1)<|call|>", "gpt-oss", ("", "print(1)", [])),
     ("<|channel|>final <|constrain|>json<|message|>{}", "gpt-oss", ("{}", "", [])),
+    ("<|tool_call_start|>[add(s='x, (y)')]<|tool_call_end|>ok", "lfm 2", ("ok", "", [("add", '{"s": "x, (y)"}')])),
     ("plain words <|x", "gpt-oss", ("plain words <|x", "", [])),
     ("final answer: 4", "gpt-oss", ("final answer: 4", "", [])),
     ("<|channel|>anal", "gpt-oss", ("", "", [])),

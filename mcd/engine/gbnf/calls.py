@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from mcd.api.request import ToolFunction
-from mcd.engine.gbnf.notation import GEMMA, TAGGED, bare
-from mcd.engine.gbnf.rules import Rules, any_of, literal, text_until
+from mcd.engine.gbnf.notation import GEMMA, JSON, TAGGED, bare
+from mcd.engine.gbnf.rules import MAX_RULES, Rules, any_of, literal, text_until
 from mcd.engine.gbnf.schema import SchemaCompiler
 from mcd.engine.parsers.families import Family, HarmonyCalls, JsonCalls, NamedCalls, Parameters
 from mcd.engine.parsers.kinds import kinds_of
@@ -65,11 +65,11 @@ class CallGrammar:
                 return self._rules.rule("marked", f"({literal(syntax.open)} ws)? {self._json_object(syntax)}")
             case JsonCalls() as syntax:
                 return self._rules.rule("marked", self._json_marked(syntax, may_repeat=may_repeat))
-            case NamedCalls() as syntax if syntax.section:
+            case NamedCalls() as syntax if syntax.section and syntax.open:
                 whole = self._named_turn(syntax, may_repeat=may_repeat)
                 return self._rules.rule("marked", f"{whole} | {self._named(syntax)}")
             case NamedCalls() as syntax:
-                return self._named(syntax)
+                return self._named_turn(syntax, may_repeat=may_repeat) if syntax.section else self._named(syntax)
 
     def marks(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Texts that begin a call: anywhere, and only at the very beginning."""
@@ -86,6 +86,8 @@ class CallGrammar:
                 return tuple(f"{syntax.open}{head}" for head in heads), tuple(heads)
             case JsonCalls() as syntax:
                 return (syntax.open,), ()
+            case NamedCalls(body="python"):
+                return (), ()  # models quote as Python does, which no grammar of ours does: read, not bound
             case NamedCalls() as syntax if syntax.section:
                 # a call outside its section counts once it names a tool
                 names = [f"{syntax.open}{syntax.name_prefix}{tool.name}" for tool in self._tools]
@@ -129,7 +131,8 @@ class CallGrammar:
 
     def _named_turn(self, syntax: NamedCalls, *, may_repeat: bool) -> str:
         one = self._named(syntax)
-        more = f" (ws {one}){{0,{MAX_CALLS - 1}}}" if may_repeat else ""
+        comma = '"," ' if syntax.body == "python" else ""
+        more = f" ({comma}ws {one}){{0,{MAX_CALLS - 1}}}" if may_repeat else ""
         if not syntax.section:
             return f"{one}{more}"
         return f"{literal(syntax.section)} ws {one}{more} ws {literal(syntax.section_close)}"
@@ -149,10 +152,27 @@ class CallGrammar:
         closing = literal(syntax.close) if syntax.close else ""
         if isinstance(syntax.body, Parameters):
             return f"{self._parameters(syntax, syntax.body, tool)} ws {closing}"
+        if syntax.body == "python":
+            return f'"(" {self._keywords(tool)} {closing}'
         if syntax.body == "gemma":
             return f"{self._compiler.schema(tool.schema, f'args-{tool.name}', GEMMA)} {closing}"
         arguments = self._compiler.schema(tool.schema, f"args-{tool.name}")
         return f"{literal(syntax.after_name)} ws {arguments} {closing}".strip()
+
+    def _keywords(self, tool: Tool) -> str:
+        """Required ones first, since each of the others brings its own comma; values as JSON."""
+        root = self._compiler.load(tool.schema)
+        node = self._compiler.object_of(root)
+        properties, required = node.get("properties", {}), node.get("required", [])
+        pairs = {
+            key: f"{literal(key + '=')} {self._compiler.node(sub, f'value-{key}', JSON)}"
+            for key, sub in properties.items()
+        }
+        needed = ' ", " '.join(pairs[key] for key in pairs if key in required)
+        others = [pairs[key] for key in pairs if key not in required]
+        if needed:
+            return " ".join([needed, *(f'(", " {pair})?' for pair in others)])
+        return f"({' | '.join(others)})?" if others else ""
 
     def _parameters(self, syntax: NamedCalls, form: Parameters, tool: Tool) -> str:
         root = self._compiler.load(tool.schema)
@@ -219,19 +239,30 @@ class CallGrammar:
         return self._rules.rule("call", " | ".join(bodies))
 
 
-def held_to(tool: ToolFunction, family: Family, *, is_strict: bool) -> Tool:
-    """A tool with its own schema; with any object's, where that cannot be enforced and nobody insists on it.
+def held_to(tools: Sequence[ToolFunction], family: Family, *, is_strict: bool) -> list[Tool]:
+    """Tools with their own schemas; with any object's, where one cannot be enforced and nobody insists on it.
 
     Raises:
-        UnsupportedError: It cannot be enforced; names the keyword.
+        UnsupportedError: One cannot be enforced; names the keyword.
     """
-    schema = tool.parameters if tool.parameters else ANY_OBJECT
-    assert isinstance(schema, msgspec.Raw)
-    held = Tool(tool.name, schema)
-    try:
-        CallGrammar(Rules("tools"), family, (held,)).turn(may_repeat=False)
-    except UnsupportedError:
-        if is_strict or tool.strict:
-            raise
-        return Tool(tool.name, ANY_OBJECT)
+    checked = Rules("tools")
+    held = []
+    for tool in tools:
+        schema = tool.parameters if tool.parameters else ANY_OBJECT
+        assert isinstance(schema, msgspec.Raw)
+        one = Tool(tool.name, schema)
+        if checked.n_rules > MAX_RULES // 2:
+            checked = Rules("tools")
+        try:
+            CallGrammar(checked, family, (one,)).turn(may_repeat=False)
+        except UnsupportedError:
+            if is_strict or tool.strict:
+                raise
+            one = Tool(tool.name, ANY_OBJECT)
+        held.append(one)
     return held
+
+
+def held_to_nothing(tools: Sequence[ToolFunction]) -> list[Tool]:
+    """Tools that take any object: what is left where all their schemas together are too large."""
+    return [Tool(tool.name, ANY_OBJECT) for tool in tools]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from mcd.api.request import ChatRequest, ToolFunction
-from mcd.engine.gbnf.calls import CallGrammar, held_to
+from mcd.engine.gbnf.calls import CallGrammar, Tool, held_to, held_to_nothing
 from mcd.engine.gbnf.rules import Rules, literal
 from mcd.engine.gbnf.schema import SchemaCompiler
 from mcd.engine.parsers.families import Family, HarmonyCalls, Thinking
-from mcd.errors import InvalidRequestError
+from mcd.errors import InvalidRequestError, UnsupportedError
 
 FORCED = "function:"
 """Prefix of a tool_choice that names its function."""
@@ -105,13 +107,21 @@ def _formatted(rules: Rules, request: ChatRequest, family: Family) -> str:
 
 
 def _turn(rules: Rules, family: Family, tools: tuple[ToolFunction, ...], *, is_strict: bool, may_repeat: bool) -> str:
-    held = [held_to(tool, family, is_strict=is_strict) for tool in tools]
-    return CallGrammar(rules, family, held).turn(may_repeat=may_repeat)
+    return CallGrammar(rules, family, held_to(tools, family, is_strict=is_strict)).turn(may_repeat=may_repeat)
 
 
 def _lazy(request: ChatRequest, family: Family, thinking: Thinking) -> Constraint:
+    try:
+        return _marked(request, family, thinking, held_to(request.tools, family, is_strict=False))
+    except UnsupportedError:
+        if any(tool.strict for tool in request.tools):
+            raise
+        return _marked(request, family, thinking, held_to_nothing(request.tools))
+
+
+def _marked(request: ChatRequest, family: Family, thinking: Thinking, tools: Sequence[Tool]) -> Constraint:
     rules = Rules("tools")
-    calls = CallGrammar(rules, family, [held_to(tool, family, is_strict=False) for tool in request.tools])
+    calls = CallGrammar(rules, family, tools)
     marks, head_marks = calls.marks()
     # a line end may come with the mark's last character, as one token
     marked = f'{calls.marked(may_repeat=request.parallel_tool_calls)} "\\n"{{0,2}}'

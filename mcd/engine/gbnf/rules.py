@@ -60,6 +60,11 @@ class Rules:
         self._n_chars = 0
         self.param = param
 
+    @property
+    def n_rules(self) -> int:
+        """Rules so far."""
+        return len(self._rules)
+
     def fault(self, why: str) -> UnsupportedError:
         """The error for what cannot be enforced."""
         return UnsupportedError(f"the JSON schema cannot be enforced: {why}", param=self.param)

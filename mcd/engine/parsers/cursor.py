@@ -91,6 +91,10 @@ class Markers:
         found = self._pattern.search(text, start) if self._pattern is not None else None
         return (found.start(), found.group()) if found is not None else None
 
+    def may_begin_in(self, text: str) -> bool:
+        """False when no character of the text begins one of them."""
+        return not self._firsts.isdisjoint(text)
+
     def overlap(self, text: str, start: int) -> int:
         """How many characters at the end may be the beginning of one of them."""
         first = max(start, len(text) - self._longest + 1)

@@ -69,7 +69,7 @@ class NamedCalls(msgspec.Struct, frozen=True):
     open: str
     after_name: str
     close: str
-    body: Literal["json", "gemma"] | Parameters = "json"
+    body: Literal["json", "gemma", "python"] | Parameters = "json"
     section: str = ""
     section_close: str = ""
     name_prefix: str = ""
@@ -226,6 +226,11 @@ FAMILIES: tuple[Family, ...] = (
             between="\n",
             after_section="\n",
         ),
+    ),
+    Family(
+        "lfm 2",
+        ("<|tool_call_start|>",),
+        NamedCalls("", "(", ")", "python", "<|tool_call_start|>[", "]<|tool_call_end|>", between=", "),
     ),
     Family("functionary 3.1", ("<function=", "</function>"), NamedCalls("<function=", ">", "</function>")),
     Family("nemotron", ("<TOOLCALL>",), JsonCalls("<TOOLCALL>", "</TOOLCALL>", is_list=True, between=", ")),

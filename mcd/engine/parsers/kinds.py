@@ -96,6 +96,14 @@ def to_json(text: str, kinds: frozenset[str]) -> str:
     return shown  # a quoted string where something else, or nothing, was said of it
 
 
+def python_to_json(text: str, kinds: frozenset[str]) -> str:
+    """A value written as JSON or as Python does, as JSON text."""
+    shown = text.strip()
+    if _kind_of_json(shown):
+        return shown
+    return _python_literal(shown) or to_json(shown, kinds)
+
+
 def _kind_of_json(text: str) -> frozenset[str]:
     try:
         return _kinds_of_value(msgspec.json.decode(text))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mcd.api.request import ToolFunction
 from mcd.engine.parsers.call_stream import CallStream
 from mcd.engine.parsers.calls import read_calls
-from mcd.engine.parsers.cursor import Cursor, Markers, Reader, choose, run_to_end, skip_space, until
+from mcd.engine.parsers.cursor import MIN_MARKER_CHARS, Cursor, Markers, Reader, choose, run_to_end, skip_space, until
 from mcd.engine.parsers.families import Family, HarmonyCalls, JsonCalls, NamedCalls, Think
 from mcd.engine.parsers.harmony import read_harmony
 from mcd.engine.parsers.parsed import Parsed
@@ -105,7 +105,7 @@ def _openers(syntax: JsonCalls | NamedCalls | None) -> tuple[str, ...]:
     if syntax is None:
         return ()
     if isinstance(syntax, NamedCalls) and syntax.section:
-        return (syntax.section, syntax.open)
+        return (syntax.section, syntax.open) if syntax.open else (syntax.section,)
     return (syntax.open,)
 
 
@@ -116,6 +116,9 @@ def _head(
     cursor.keep(cursor.at)
     yield from skip_space(cursor)
     mark = yield from choose(cursor, (think.open, think.close))
+    if mark is None and cursor.was_cut and len(cursor.held.strip()) >= MIN_MARKER_CHARS:
+        cursor.commit()  # cut off in the mark
+        return
     if mark is not None:
         cursor.commit()
         if mark == think.open:

@@ -8,7 +8,7 @@ from mcd.engine.parsers.call_stream import MAX_NAME_CHARS, CallStream
 from mcd.engine.parsers.cursor import Cursor, Markers, Reader, choose, skip_space, until
 from mcd.engine.parsers.families import NamedCalls, Parameters
 from mcd.engine.parsers.json_calls import json_arguments
-from mcd.engine.parsers.kinds import ParameterKinds, to_json
+from mcd.engine.parsers.kinds import ParameterKinds, python_to_json, to_json
 
 MAX_VALUE_CHARS = 1024 * 1024
 """A value that must be whole before it can be told; a longer one is a string."""
@@ -22,10 +22,8 @@ def read_named_calls(cursor: Cursor, syntax: NamedCalls, opener: str, calls: Cal
     while not calls.is_full:
         if calls.n_begun > n_before:
             cursor.keep(cursor.at)
-        if needs_open:
-            yield from skip_space(cursor)
-            if (yield from choose(cursor, (syntax.open,))) is None:
-                break
+        if needs_open and not (yield from _opens(cursor, syntax)):
+            break
         # a call outside its section is believed if it names a tool: its mark may be a word in a text about calls
         is_sure = not syntax.section or needs_open
         if not (yield from _named_call(cursor, syntax, calls, is_sure=is_sure)):
@@ -43,6 +41,16 @@ def read_named_calls(cursor: Cursor, syntax: NamedCalls, opener: str, calls: Cal
     return True
 
 
+def _opens(cursor: Cursor, syntax: NamedCalls) -> Reader[bool]:
+    """Whether another call follows; takes its mark, or the comma of a list of them."""
+    yield from skip_space(cursor)
+    if syntax.open:
+        return (yield from choose(cursor, (syntax.open,))) is not None
+    yield from choose(cursor, (",",))
+    yield from skip_space(cursor)
+    return not cursor.held.startswith("]", cursor.at)
+
+
 def _named_call(cursor: Cursor, syntax: NamedCalls, calls: CallStream, *, is_sure: bool) -> Reader[bool]:
     header = yield from _name(cursor, syntax)
     if header is None or not (is_sure or calls.offers(header[0])):
@@ -52,6 +60,8 @@ def _named_call(cursor: Cursor, syntax: NamedCalls, calls: CallStream, *, is_sur
     if syntax.body == "json":
         yield from skip_space(cursor)
         yield from json_arguments(cursor, calls)
+    elif syntax.body == "python":
+        yield from _python_arguments(cursor, calls, calls.kinds(name))
     elif syntax.body == "gemma":
         yield from _gemma_value(cursor, calls)
     else:
@@ -196,3 +206,56 @@ def _gemma_word(cursor: Cursor, calls: CallStream, *, is_key: bool) -> Reader[No
             return
     if word and (found is not None or not cursor.is_cut):
         calls.add(to_json(word, frozenset({"null", "boolean", "number", "integer", "string"})))
+
+
+# --- Python's: (key='text', n=1) ---
+
+
+def _python_arguments(cursor: Cursor, calls: CallStream, kinds: ParameterKinds) -> Reader[None]:
+    """Keyword arguments up to the closing bracket, which stays; told as JSON, each value once it is whole."""
+    calls.add("{")
+    n_told = 0
+    while True:
+        yield from skip_space(cursor)
+        yield from choose(cursor, (",",))
+        yield from skip_space(cursor)
+        if cursor.at >= len(cursor.held) or cursor.held[cursor.at] == ")":
+            break
+        parts: list[str] = []
+        found = yield from until(cursor, Markers(("=", ")")), parts.append)
+        if found is None or found.marker == ")":
+            cursor.at -= found is not None
+            break
+        key = "".join(parts).strip()
+        value = yield from _python_value(cursor)
+        if cursor.was_cut:
+            break
+        calls.add(
+            f"{', ' if n_told else ''}{json.dumps(key, ensure_ascii=False)}: {python_to_json(value, kinds.of(key))}"
+        )
+        n_told += 1
+    if not cursor.was_cut:
+        calls.add("}")
+
+
+def _python_value(cursor: Cursor) -> Reader[str]:
+    """The text of a value: up to a comma or bracket that is in no string and no other bracket."""
+    text: list[str] = []
+    depth, quote, is_escaped = 0, "", False
+    while True:
+        while cursor.at < len(cursor.held):
+            char = cursor.held[cursor.at]
+            if not quote and depth == 0 and char in ",)":
+                return "".join(text)
+            cursor.at += 1
+            text.append(char)
+            if quote:
+                quote = "" if char == quote and not is_escaped else quote
+                is_escaped = char == "\\" and not is_escaped
+            elif char in "'\"":
+                quote = char
+            else:
+                depth += (char in "([{") - (char in ")]}")
+        if cursor.is_end:
+            return "".join(text)
+        yield
