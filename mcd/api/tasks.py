@@ -19,7 +19,7 @@ MAX_INPUTS = 2048
 MAX_DOCUMENTS = 1024
 """What rerank services take."""
 MAX_TEXT_CHARS = 1024 * 1024
-"""Of a text to tokenise: the longest contexts."""
+"""Of one text: the longest contexts."""
 MAX_TEXT_TOKENS = 262_144
 
 
@@ -119,8 +119,11 @@ def check(request: TaskRequest) -> None:
             _check_embeddings(request)
         case RerankRequest():
             _need(bool(request.query), "query", "must not be empty")
+            _check_length(request.query, "query")
             n_documents = len(request.documents)
             _need(1 <= n_documents <= MAX_DOCUMENTS, "documents", f"must hold 1 to {MAX_DOCUMENTS} documents")
+            for index, document in enumerate(request.documents):
+                _check_length(document, f"documents[{index}]")
         case TokenizeRequest():
             _check_tokenize(request)
         case DetokenizeRequest():
@@ -133,7 +136,9 @@ def _check_embeddings(request: EmbeddingsRequest) -> None:
     for index, value in enumerate(request.inputs):
         where = f"input[{index}]"
         _need(len(value) > 0, where, "must not be empty")
-        if not isinstance(value, str):
+        if isinstance(value, str):
+            _check_length(value, where)
+        else:
             _check_ids(value, where)
     wanted = request.dimensions
     _need(wanted is None or 1 <= wanted <= MAX_DIMENSIONS, "dimensions", f"must be between 1 and {MAX_DIMENSIONS}")
@@ -143,9 +148,13 @@ def _check_tokenize(request: TokenizeRequest) -> None:
     is_one = (request.text is None) != (request.chat is None)
     _need(is_one, "content", "or messages must be given, and not both")
     if request.text is not None:
-        _need(len(request.text) <= MAX_TEXT_CHARS, "content", f"has more than {MAX_TEXT_CHARS} characters")
+        _check_length(request.text, "content")
     if request.chat is not None:
         validate(request.chat)
+
+
+def _check_length(text: str, where: str) -> None:
+    _need(len(text) <= MAX_TEXT_CHARS, where, f"has more than {MAX_TEXT_CHARS} characters")
 
 
 def _check_ids(tokens: tuple[int, ...], where: str) -> None:

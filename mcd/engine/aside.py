@@ -6,6 +6,8 @@ some vocabularies it uses std::regex, which recurses once a character: a word of
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import os
 import threading
 from collections import deque
@@ -64,22 +66,29 @@ def deep(call: Callable[[], T], n_chars: int) -> T:
 
 
 class Aside(Generic[T]):
-    """A queue of calls, one running. Owner: a backend."""
+    """Calls that wait, the smallest first, and one running: a long text delays a short one once. Owner: a backend."""
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[int, Callable[[], T]]] = deque()
+        self._waiting: list[tuple[int, int, int, Callable[[], T]]] = []
+        """A heap of (size, order of arrival, key, call)."""
+        self._arrivals = itertools.count()
         self._is_running = False
         self._done: deque[tuple[int, Outcome[T]]] = deque()
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
 
-    def add(self, key: int, call: Callable[[], T]) -> None:
-        """Queue a call."""
-        self._waiting.append((key, call))
+    def add(self, key: int, call: Callable[[], T], size_bytes: int) -> None:
+        """Queue a call that takes as long as its text is large."""
+        heapq.heappush(self._waiting, (size_bytes, next(self._arrivals), key, call))
         self._go_on()
 
     def take(self) -> tuple[int, Outcome[T]] | None:
-        """The next finished call with its key, None when there is none."""
+        """The next finished call with its key, None when there is none.
+
+        To be asked in every step, also when nobody wants the result any more: until then `fileno` stays readable.
+        """
+        if not self._is_running:
+            return None
         try:
             os.read(self._read, 1)
         except BlockingIOError:
@@ -90,7 +99,8 @@ class Aside(Generic[T]):
 
     def cancel(self, key: int) -> None:
         """Drop a call that waits; one that runs cannot be stopped, and its result is nobody's."""
-        self._waiting = deque(item for item in self._waiting if item[0] != key)
+        self._waiting = [item for item in self._waiting if item[2] != key]
+        heapq.heapify(self._waiting)
 
     def fileno(self) -> int:
         """Readable when `take` has something."""
@@ -105,7 +115,7 @@ class Aside(Generic[T]):
         if self._is_running or not self._waiting:
             return
         self._is_running = True
-        key, call = self._waiting.popleft()
+        _, _, key, call = heapq.heappop(self._waiting)
         outcome: Outcome[T] = Outcome()
 
         def run() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import platform
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from mcd.wire.payload import MAX_RESULTS_PER_FRAME, Scores, Usage, Vectors
 
 DEFAULT_SLOTS = 8
 """Requests whose texts share the steps."""
+MAX_TASK_TOKENS = 1_048_576
+"""Of all texts of a request: what a machine that computes 300 a second does in the hour an exchange may take. A query
+counts with each document, so that a small request could ask for a thousand times its size."""
 
 
 class EmbedBackend:
@@ -94,7 +97,8 @@ class EmbedBackend:
         Raises:
             UserError: The model does not do it, or the request cannot be served as written.
         """
-        if sum(self.load()) >= MAX_WAITING or self._waiting_bytes + task.size_bytes > MAX_WAITING_BYTES:
+        n_bytes = self._waiting_bytes + self._lexicon.n_bytes
+        if sum(self.load()) >= MAX_WAITING or n_bytes + task.size_bytes > MAX_WAITING_BYTES:
             task.sink.refused(RefuseReason.BUSY)
             return
         match task.request:
@@ -109,7 +113,7 @@ class EmbedBackend:
                 raise not_done(task.request, self._facts.capabilities)
         self._asked[task.id] = task
         self._waiting_bytes += task.size_bytes
-        self._texts.add(task.id, call)
+        self._texts.add(task.id, call, task.size_bytes)
 
     def step(self, now: Seconds) -> None:
         """Take what was tokenised, then compute one batch."""
@@ -183,15 +187,18 @@ class EmbedBackend:
             if not isinstance(value, str) and max(value) >= self._model.n_vocab:
                 raise InvalidRequestError(f"input[{index}] holds token ids not of this model", param=f"input[{index}]")
 
+        n_ctx = self._encoder.n_ctx
+
         def tokens(value: str | tuple[int, ...]) -> list[int]:
             if isinstance(value, str):
                 return self._model.tokenize(value.encode("utf-8", "replace"), add_special=True)
             return list(value)
 
-        return lambda: [tokens(value) for value in request.inputs]
+        return lambda: judged("input", map(tokens, request.inputs), n_ctx)
 
     def _pair_tokens(self, request: RerankRequest) -> Callable[[], list[list[int]]]:
-        return lambda: pair_tokens(self._model, request.query, request.documents)
+        pairs = pair_tokens(self._model, request.query, request.documents)
+        return lambda: judged("documents", pairs, self._encoder.n_ctx)
 
     def _tokenised(self, task: Task, outcome: Outcome[list[list[int]]]) -> None:
         try:
@@ -205,15 +212,6 @@ class EmbedBackend:
             task.sink.broken(FailureCode.INTERNAL)
 
     def _start(self, task: Task, texts: list[list[int]]) -> None:
-        name = "input" if isinstance(task.request, EmbeddingsRequest) else "documents"
-        for index, tokens in enumerate(texts):
-            if len(tokens) > self._encoder.n_ctx:
-                raise ContextLengthError(
-                    f"{name}[{index}] has {len(tokens)} tokens; this model takes at most {self._encoder.n_ctx}",
-                    param=f"{name}[{index}]",
-                )
-            if not tokens:
-                raise InvalidRequestError(f"{name}[{index}] is empty for this model", param=f"{name}[{index}]")
         running = self._running[task.id] = _Running(task, texts)
         self._turn.append(running)
         task.sink.started(running.n_tokens)
@@ -293,6 +291,29 @@ class _Running:
 
     def next_item(self) -> Item:
         return Item(self.task.id, self.n_begun, self.texts[self.n_begun])
+
+
+def judged(name: str, texts: Iterable[list[int]], n_ctx: int) -> list[list[int]]:
+    """All texts, each judged before the next is made.
+
+    Raises:
+        UserError: They cannot be computed as written.
+    """
+    kept: list[list[int]] = []
+    n_tokens = 0
+    for index, tokens in enumerate(texts):
+        where = f"{name}[{index}]"
+        if len(tokens) > n_ctx:
+            raise ContextLengthError(f"{where} has {len(tokens)} tokens; this model takes at most {n_ctx}", param=where)
+        if not tokens:
+            raise InvalidRequestError(f"{where} is empty for this model", param=where)
+        n_tokens += len(tokens)
+        if n_tokens > MAX_TASK_TOKENS:
+            raise InvalidRequestError(
+                f"{name} has more than {MAX_TASK_TOKENS} tokens in all; send several requests", param=name
+            )
+        kept.append(tokens)
+    return kept
 
 
 def _scaled(vector: Vector, dimensions: int | None) -> bytes:

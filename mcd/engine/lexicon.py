@@ -28,6 +28,11 @@ class Lexicon:
         """Tasks not answered yet."""
         return len(self._tasks)
 
+    @property
+    def n_bytes(self) -> int:
+        """Plaintext of those tasks."""
+        return sum(task.size_bytes for task in self._tasks.values())
+
     def add(self, task: Task, request: TokenizeRequest | DetokenizeRequest) -> None:
         """Take a task with its request.
 
@@ -38,11 +43,11 @@ class Lexicon:
 
     def add_prompt(self, task: Task, tokenize: Callable[[], list[int]]) -> None:
         """Take the task of a conversation whose prompt is written."""
-        self._add(task, lambda: split_tokens(tokenize()))
+        self._add(task, lambda: split_tokens(tokenize(), "messages"))
 
     def step(self) -> None:
         """Answer what is done."""
-        while self._tasks and (done := self._aside.take()) is not None:
+        while (done := self._aside.take()) is not None:
             task = self._tasks.pop(done[0], None)
             if task is None:
                 continue
@@ -75,14 +80,14 @@ class Lexicon:
 
     def _add(self, task: Task, call: Callable[[], list[Part]]) -> None:
         self._tasks[task.id] = task
-        self._aside.add(task.id, call)
+        self._aside.add(task.id, call, task.size_bytes)
 
     def _tokenize(self, request: TokenizeRequest) -> Callable[[], list[Part]]:
         if request.text is None:
             raise InvalidRequestError("this model answers no chats; send content instead", param="messages")
         data = request.text.encode("utf-8", "replace")
         special, parse = request.add_special, request.parse_special
-        return lambda: split_tokens(self._model.tokenize(data, add_special=special, parse_special=parse))
+        return lambda: split_tokens(self._model.tokenize(data, add_special=special, parse_special=parse), "content")
 
     def _detokenize(self, request: DetokenizeRequest) -> Callable[[], list[Part]]:
         if any(token >= self._model.n_vocab for token in request.tokens):

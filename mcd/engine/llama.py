@@ -108,7 +108,8 @@ class LlamaBackend:
 
     def _has_room(self, asked: Job | Task) -> bool:
         """Whether one more may wait; refuses it if not."""
-        if self.load()[1] >= MAX_WAITING or self._waiting_bytes + asked.size_bytes > MAX_WAITING_BYTES:
+        n_bytes = self._waiting_bytes + self._lexicon.n_bytes + asked.size_bytes
+        if self.load()[1] >= MAX_WAITING or n_bytes > MAX_WAITING_BYTES:
             asked.sink.refused(RefuseReason.BUSY)
             return False
         return True

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from mcd.engine.model import Model
 
 NO_TOKEN = -1
 
 
-def pair_tokens(model: Model, query: str, documents: Sequence[str]) -> list[list[int]]:
-    """Token ids of the query with each document.
+def pair_tokens(model: Model, query: str, documents: Sequence[str]) -> Iterator[list[int]]:
+    """Token ids of the query with each document, one by one: the query may be long and the documents many.
 
     By the file's own ``rerank`` template where it has one, else as cross-encoders are trained: begin, query, end,
     separator, document, end, each where the vocabulary has it.
@@ -19,10 +19,10 @@ def pair_tokens(model: Model, query: str, documents: Sequence[str]) -> list[list
     if template:
         first, _, rest = template.partition("{query}")
         middle, _, last = rest.partition("{document}")
-        return [
-            model.tokenize((first + query + middle + document + last).encode("utf-8", "replace"), add_special=False)
-            for document in documents
-        ]
+        for document in documents:
+            text = first + query + middle + document + last
+            yield model.tokenize(text.encode("utf-8", "replace"), add_special=False)
+        return
     asked = _plain(model, query)
     lib, vocab = model.lib, model.vocab
     end = lib.llama_vocab_eos(vocab)
@@ -31,10 +31,9 @@ def pair_tokens(model: Model, query: str, documents: Sequence[str]) -> list[list
     begins = [lib.llama_vocab_bos(vocab)] if lib.llama_vocab_get_add_bos(vocab) else []
     ends = [end] if lib.llama_vocab_get_add_eos(vocab) else []
     separates = [lib.llama_vocab_sep(vocab)] if lib.llama_vocab_get_add_sep(vocab) else []
-    return [
-        [token for token in (*begins, *asked, *ends, *separates, *_plain(model, document), *ends) if token != NO_TOKEN]
-        for document in documents
-    ]
+    for document in documents:
+        pair = (*begins, *asked, *ends, *separates, *_plain(model, document), *ends)
+        yield [token for token in pair if token != NO_TOKEN]
 
 
 def _plain(model: Model, text: str) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mcd.engine.seal import Paced
+from mcd.errors import InvalidRequestError
 from mcd.wire.messages import MAX_TOKENS_PER_CHUNK
 from mcd.wire.payload import MAX_RESULTS_PER_FRAME, MAX_TEXT_CHARS_PER_FRAME, Part, Scores, Text, Tokens, Vectors
 
@@ -13,6 +14,8 @@ MAX_PART_BYTES = 61_440
 VECTOR_HEAD_BYTES = 5
 MAX_RESULT_BYTES = 15 * 1024 * 1024
 """Of all vectors of one answer: what a response may hold, less heads and padding."""
+MAX_PARTS = 256
+"""Of a list of tokens or a text: no credit of the reader's holds them back, so they must fit `life.QUEUE_FRAMES`."""
 
 
 class PartPolicy(Paced[Part]):
@@ -27,16 +30,34 @@ class PartPolicy(Paced[Part]):
             self._pending[-1] = joined
 
 
-def split_tokens(tokens: Sequence[int]) -> list[Part]:
-    """Token ids in parts that frames hold."""
+def split_tokens(tokens: Sequence[int], param: str) -> list[Part]:
+    """Token ids in parts that frames hold.
+
+    Raises:
+        InvalidRequestError: ``param`` has more than an answer may hold.
+    """
+    _need_fit(len(tokens), MAX_TOKENS_PER_CHUNK, param, "tokens")
     starts = range(0, len(tokens), MAX_TOKENS_PER_CHUNK)
     return [Tokens(tuple(tokens[at : at + MAX_TOKENS_PER_CHUNK])) for at in starts]
 
 
 def split_text(text: str) -> list[Part]:
-    """A text in parts that frames hold."""
+    """A text in parts that frames hold.
+
+    Raises:
+        InvalidRequestError: It is longer than an answer may hold.
+    """
+    _need_fit(len(text), MAX_TEXT_CHARS_PER_FRAME, "tokens", "characters")
     starts = range(0, len(text), MAX_TEXT_CHARS_PER_FRAME)
     return [Text(text[at : at + MAX_TEXT_CHARS_PER_FRAME]) for at in starts]
+
+
+def _need_fit(n: int, n_per_part: int, param: str, what: str) -> None:
+    most = MAX_PARTS * n_per_part
+    if n > most:
+        raise InvalidRequestError(
+            f"{param} has {n} {what}; one answer holds {most}: send it in several requests", param=param
+        )
 
 
 def _joined(first: Part, second: Part) -> Part | None:

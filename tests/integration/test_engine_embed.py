@@ -56,6 +56,10 @@ def spec(path: Path) -> EngineSpec:
     return EngineSpec(alias="m", backend="llama", source=str(path))
 
 
+def peak_kb(side: EntrySide) -> int:
+    return int(Path(f"/proc/{side.engine.pid}/status").read_text().partition("VmHWM:")[2].split()[0])
+
+
 def decoder(pooling: int) -> Callable[[Path], Path]:
     return lambda path: gguf_make.make(path, metadata={"llama.pooling_type": pooling})
 
@@ -176,6 +180,17 @@ async def test_a_decoder_ranks_by_its_template(tmp_path: Path) -> None:
         answer = await side.ask(RerankRequest(model="m", query="the mesh", documents=documents))
     assert answer.scores == pytest.approx(expected, abs=5e-3)
     assert max(expected) - min(expected) > 0.05
+
+
+async def test_a_long_query_is_refused_before_it_is_written_for_every_document(tmp_path: Path) -> None:
+    """200 documents beside a query of a million tokens took 1.8 GB; a thousand would have taken 9."""
+    path = make_encoder(tmp_path / "model.gguf", pooling=RANK)
+    async with running(spec(path), ONE) as side:
+        before_kb = peak_kb(side)
+        answer = await side.ask(RerankRequest(model="m", query="cat " * 100_000, documents=("cat",) * 1000))
+        assert peak_kb(side) - before_kb < 200_000
+    assert answer.failure is not None
+    assert (answer.failure.code, answer.failure.param) == ("context_length_exceeded", "documents[0]")
 
 
 @pytest.mark.spec("ENV-34")

@@ -7,12 +7,14 @@ import struct
 import pytest
 
 from mcd.api.tasks import DetokenizeRequest, EmbeddingsRequest, RerankRequest, TaskRequest, TokenizeRequest
-from mcd.engine.parts import MAX_PART_BYTES, PartPolicy, split_text, split_tokens
+from mcd.engine.life import QUEUE_FRAMES
+from mcd.engine.parts import MAX_PART_BYTES, MAX_PARTS, PartPolicy, split_text, split_tokens
 from mcd.entry.results import Results
-from mcd.errors import RemoteProtocolError
+from mcd.errors import InvalidRequestError, RemoteProtocolError
 from mcd.wire.codec import decode_part, encode_part
-from mcd.wire.padding import MAX_FRAME_PLAIN_BYTES
-from mcd.wire.payload import MAX_VECTOR_BYTES, Part, Scores, Text, Tokens, Vectors
+from mcd.wire.messages import MAX_TOKENS_PER_CHUNK
+from mcd.wire.padding import MAX_FRAME_PLAIN_BYTES, end_padding_frames
+from mcd.wire.payload import MAX_TEXT_CHARS_PER_FRAME, MAX_VECTOR_BYTES, Part, Scores, Text, Tokens, Vectors
 
 THREE = EmbeddingsRequest(model="m", inputs=("a", "b", "c"))
 PAIR = RerankRequest(model="m", query="q", documents=("a", "b"))
@@ -85,10 +87,23 @@ def test_joined_vectors_fit_frames(size_bytes: int) -> None:
 
 def test_long_texts_and_token_lists_are_cut_into_frames() -> None:
     ids = list(range(2**32 - 10_000, 2**32))
-    parts = split_tokens(ids)
+    parts = split_tokens(ids, "content")
     assert [token for part in parts if isinstance(part, Tokens) for token in part.tokens] == ids
     texts = split_text("世" * 20_000 + "\U0001f600" * 9000)
     assert "".join(part.text for part in texts if isinstance(part, Text)) == "世" * 20_000 + "\U0001f600" * 9000
     for part in (*parts, *texts):
         assert len(encode_part(part)) < MAX_FRAME_PLAIN_BYTES - 64
         assert decode_part(encode_part(part), type(part)) == part
+
+
+def test_an_answer_that_no_credit_holds_back_fits_the_queue_of_its_reader() -> None:
+    """A million characters of four tokens each took a thousand frames; a slow reader of them ended the process."""
+    most = MAX_PARTS * MAX_TOKENS_PER_CHUNK
+    n_parts = len(split_tokens(range(most), "content"))
+    padding = end_padding_frames(MAX_PARTS * MAX_FRAME_PLAIN_BYTES, n_parts)
+    assert n_parts + len(padding) < QUEUE_FRAMES
+    with pytest.raises(InvalidRequestError, match="several requests") as too_many:
+        split_tokens(range(most + 1), "content")
+    assert too_many.value.param == "content"
+    with pytest.raises(InvalidRequestError, match="several requests"):
+        split_text("a" * (MAX_PARTS * MAX_TEXT_CHARS_PER_FRAME + 1))

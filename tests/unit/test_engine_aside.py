@@ -1,0 +1,85 @@
+"""Slow calls beside the worker's loop: which comes next, and what is left of one that nobody wants any more."""
+
+from __future__ import annotations
+
+import select
+import threading
+from typing import Any, cast
+
+import pytest
+
+from mcd.api.tasks import TokenizeRequest
+from mcd.engine.aside import Aside
+from mcd.engine.backend import Task
+from mcd.engine.embed import MAX_TASK_TOKENS, judged
+from mcd.engine.lexicon import Lexicon
+from mcd.errors import ContextLengthError, InvalidRequestError
+
+
+class Vocabulary:
+    """A model that tokenises once it is let."""
+
+    def __init__(self) -> None:
+        self.may_go_on = threading.Event()
+
+    def tokenize(self, data: bytes, **_: Any) -> list[int]:
+        assert self.may_go_on.wait(30)
+        return list(data)
+
+
+def is_readable(fd: int, timeout_s: float = 0.0) -> bool:
+    return bool(select.select([fd], [], [], timeout_s)[0])
+
+
+def test_a_task_taken_back_leaves_nothing_to_wake_for() -> None:
+    """The loop would find its descriptor readable for ever, and turn as fast as it can."""
+    model = Vocabulary()
+    lexicon = Lexicon(cast(Any, model))
+    request = TokenizeRequest(model="m", text="a")
+    lexicon.add(Task(1, request, cast(Any, None), 1), request)
+    assert lexicon.n_bytes == 1
+    lexicon.cancel(1)
+    model.may_go_on.set()
+    assert is_readable(lexicon.waker(), 30)
+    lexicon.step()
+    assert not is_readable(lexicon.waker())
+    assert (lexicon.n_open, lexicon.n_bytes) == (0, 0)
+
+
+def test_the_smallest_comes_next() -> None:
+    aside: Aside[int] = Aside()
+    gate = threading.Event()
+    aside.add(0, lambda: int(gate.wait(30)), 10)
+    for key, size_bytes in ((1, 300), (2, 5), (3, 300), (4, 70)):
+        aside.add(key, lambda: 1, size_bytes)
+    aside.cancel(4)
+    gate.set()
+    order: list[int] = []
+    while len(order) < 4:
+        assert is_readable(aside.fileno(), 30)
+        done = aside.take()
+        assert done is not None
+        order.append(done[0])
+    assert order == [0, 2, 1, 3]
+    assert aside.take() is None
+
+
+def test_texts_are_judged_one_by_one_and_together() -> None:
+    made: list[int] = []
+
+    def texts(n_each: int) -> Any:
+        for index in range(2048):
+            made.append(index)
+            yield [7] * n_each
+
+    with pytest.raises(ContextLengthError) as too_long:
+        judged("input", texts(11), 10)
+    assert (too_long.value.param, len(made)) == ("input[0]", 1)
+    with pytest.raises(InvalidRequestError, match="several requests") as too_many:
+        judged("documents", texts(1024), 1024)
+    assert too_many.value.param == "documents"
+    assert len(made) == 2 + MAX_TASK_TOKENS // 1024
+    with pytest.raises(InvalidRequestError) as empty:
+        judged("input", [[1], []], 10)
+    assert empty.value.param == "input[1]"
+    assert judged("input", [[1], [2, 3]], 2) == [[1], [2, 3]]
