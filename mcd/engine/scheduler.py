@@ -12,7 +12,7 @@ from mcd.engine.measure import Tuned
 from mcd.engine.model import N_BATCH, Context, Model
 from mcd.engine.pace import Pace
 from mcd.engine.sequence import Sequence
-from mcd.engine.slots import Slot
+from mcd.engine.slots import share_prefill
 from mcd.engine.tidy import Tidy
 from mcd.units import Seconds
 
@@ -172,27 +172,30 @@ class Scheduler:
         if outputs:
             budget = min(budget, BUSY_PREFILL_ROWS)
             budget += -(budget + len(outputs)) % WIDE_STEP
-        for sequence in prefilling:
-            if budget <= 0:
-                break
-            slot = sequence.slot
-            assert slot is not None
-            done = len(slot.tokens)
-            chunk = sequence.prompt[done : done + self._chunk_rows(slot, budget)]
-            is_last = done + len(chunk) == len(sequence.prompt)
-            row = batch.add(chunk, done, slot.index, wants_output=is_last)
-            slot.tokens.extend(chunk)
-            budget -= len(chunk)
-            if is_last:
-                slot.planned = ()
-                outputs.append((sequence, row))
+        for index, n_rows in share_prefill([self._left(s) for s in prefilling], budget) if prefilling else ():
+            self._prefill(prefilling[index], n_rows, outputs)
         if self._pays_padding and len(outputs) > 1:  # what one stream computes does not depend on a measurement
             batch.pad(self._context.handle, n_padding(batch.n_rows))
         return outputs
 
-    def _chunk_rows(self, slot: Slot, budget: int) -> int:
-        """At most the budget; up to the next place where a checkpoint is wanted."""
-        return min(budget, slot.marks[0] - len(slot.tokens)) if slot.marks else budget
+    def _prefill(self, sequence: Sequence, n_rows: int, outputs: list[tuple[Sequence, int]]) -> None:
+        slot = sequence.slot
+        assert slot is not None
+        done = len(slot.tokens)
+        chunk = sequence.prompt[done : done + n_rows]
+        is_last = done + len(chunk) == len(sequence.prompt)
+        row = self._batch.add(chunk, done, slot.index, wants_output=is_last)
+        slot.tokens.extend(chunk)
+        if is_last:
+            slot.planned = ()
+            outputs.append((sequence, row))
+
+    def _left(self, sequence: Sequence) -> int:
+        """Tokens of its prompt to compute, up to the next place where a checkpoint is wanted."""
+        slot = sequence.slot
+        assert slot is not None
+        end = slot.marks[0] if slot.marks else len(sequence.prompt)
+        return end - len(slot.tokens)
 
     def _is_prefilling(self, sequence: Sequence) -> bool:
         return sequence.slot is not None and len(sequence.slot.tokens) < len(sequence.prompt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -169,12 +170,12 @@ class Sequence:
         return shown, parsed.reasoning, parsed.calls
 
     def _logprob(self, token: int, context: Any, row: int, model: Model) -> TokenLogprob:
-        """From the raw logits, before temperature and filters; costs 0.5 ms at 128 000 tokens."""
-        logits = row_of_logits(model.lib, context, row, model.n_vocab).astype(np.float64)
+        """From the raw logits, before temperature and filters; costs 1.1 ms at 128 000 tokens."""
+        logits = row_of_logits(model.lib, context, row, model.n_vocab)
         shift = logits.max()
-        logits -= shift + np.log(np.exp(logits - shift).sum())
+        norm = float(shift) + math.log(np.exp(logits - shift).sum(dtype=np.float64))
         n_top = min(self.n_logprobs, model.n_vocab)
         best = np.argpartition(logits, -n_top)[-n_top:] if n_top else np.empty(0, np.int64)
         best = best[np.argsort(-logits[best])]
-        top = tuple(TopLogprob(model.piece(int(i), special=True), float(logits[i])) for i in best)
-        return TokenLogprob(model.piece(token, special=True), float(logits[token]), top)
+        top = tuple(TopLogprob(model.piece(int(i), special=True), float(logits[i]) - norm) for i in best)
+        return TokenLogprob(model.piece(token, special=True), float(logits[token]) - norm, top)

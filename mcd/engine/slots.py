@@ -182,6 +182,22 @@ def must_hold(slots: Sequence[Slot], prompt: list[int], cache_key: str, cuts: Cu
     return cuts.anywhere or n_best in best.marks
 
 
+def share_prefill(left: Sequence[int], n_rows: int) -> list[tuple[int, int]]:
+    """Divide a step's rows among prompts under way: (which, rows), the oldest first in ``left``.
+
+    Half goes to the oldest, so that it ends; the rest to the shortest first, so that a question does not wait for a
+    book. Whatever they leave goes to the oldest again.
+    """
+    shares = dict.fromkeys(range(len(left)), 0)
+    first = min(left[0], n_rows // 2) if len(left) > 1 else min(left[0], n_rows)
+    shares[0], n_rows = first, n_rows - first
+    for index in (*sorted(range(1, len(left)), key=left.__getitem__), 0):
+        more = min(left[index] - shares[index], n_rows)
+        shares[index] += more
+        n_rows -= more
+    return [(index, n) for index, n in shares.items() if n]
+
+
 def _promise(slot: Slot, prompt: list[int], cuts: Cuts) -> int:
     """How much of the prompt a slot's prefill will leave to reuse."""
     n_shared = _shared(slot.planned, prompt)

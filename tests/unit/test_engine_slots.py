@@ -17,6 +17,7 @@ from mcd.engine.slots import (
     must_hold,
     place,
     reach,
+    share_prefill,
 )
 
 SYSTEM = list(range(1000, 1100))
@@ -229,3 +230,19 @@ def test_cells_are_never_overdrawn(data: st.DataObject) -> None:
             victim.tokens = []
         busy(found.slot, list(prompt), wanted, key)
         assert sum(slot.n_cells() for slot in pool) <= n_cells
+
+
+def test_a_question_does_not_wait_for_a_book_nor_the_book_for_ever() -> None:
+    assert share_prefill([10_000], 256) == [(0, 256)]
+    assert share_prefill([10_000, 100], 256) == [(0, 156), (1, 100)]
+    assert share_prefill([10_000, 500, 60], 256) == [(0, 128), (1, 68), (2, 60)]
+    assert share_prefill([20, 30], 256) == [(0, 20), (1, 30)]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.integers(1, 600), min_size=1, max_size=8), st.integers(1, 512))
+def test_every_row_is_used_and_none_twice(left: list[int], n_rows: int) -> None:
+    shares = dict(share_prefill(left, n_rows))
+    assert sum(shares.values()) == min(sum(left), n_rows)
+    assert all(0 < n <= left[index] for index, n in shares.items())
+    assert shares.get(0, 0) >= min(left[0], n_rows // 2)
