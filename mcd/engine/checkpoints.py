@@ -86,7 +86,10 @@ class Checkpoints:
         size = int(self._lib.llama_state_seq_get_size_ext(self._context, slot.index, PARTIAL_ONLY))
         if not 0 < size <= self._max_bytes:
             return None
-        data = np.empty(size, np.uint8)
+        try:
+            data = np.empty(size, np.uint8)
+        except MemoryError:  # our limit on allocations; a checkpoint less is a prefill more
+            return None
         n_read = self._lib.llama_state_seq_get_data_ext(self._context, _bytes(data), size, slot.index, PARTIAL_ONLY)
         return _State(data, now) if n_read == size else None
 

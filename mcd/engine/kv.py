@@ -10,20 +10,20 @@ from mcd.units import Seconds
 
 MAX_IDLE_CACHE_S: Seconds = 600.0
 """A prefix cache nobody came back to for so long is forgotten: most conversations have gone on or ended by then."""
-CHECKPOINT_SHARE = 4
-"""Checkpoints may take up to a quarter of the bytes that the KV memory may."""
 
 
 class KvMemory:
     """Owner of the slots and of what llama.cpp holds for them."""
 
-    def __init__(self, lib: Any, context: Any, n_slots: int, n_cells: int, *, cuts: Cuts, budget_bytes: int) -> None:
+    def __init__(
+        self, lib: Any, context: Any, n_slots: int, n_cells: int, *, cuts: Cuts, checkpoint_bytes: int
+    ) -> None:
         self._lib = lib
         self._memory = lib.llama_get_memory(context)
         self._cuts = cuts
         self.n_cells = n_cells
         self.slots = [Slot(index) for index in range(n_slots)]
-        self._checkpoints = Checkpoints(lib, context, self.slots, budget_bytes // CHECKPOINT_SHARE)
+        self._checkpoints = Checkpoints(lib, context, self.slots, checkpoint_bytes)
         self.is_clean = True
         """Nothing but zeros lies in the cells."""
 

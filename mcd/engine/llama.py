@@ -52,7 +52,9 @@ class LlamaBackend:
         self._family = families.family_of(self._template.dialect if self._template else "")
         self._may_think = families.may_think(self._family, self._template.source if self._template else "")
         self._vocabulary = Vocabulary(self._model, families.marks(self._family))
-        self._scheduler = Scheduler(self._model, self._context, self._ended, self._retune, budget_bytes)
+        self._scheduler = Scheduler(
+            self._model, self._context, self._ended, self._retune, measure.checkpoint_budget_bytes(budget_bytes)
+        )
         self._lexicon = Lexicon(model)
         self._rendered: dict[int, Job | Task] = {}
         """Those whose prompt is being written."""
@@ -148,7 +150,9 @@ class LlamaBackend:
     def step(self, now: Seconds) -> None:
         """Take up one written prompt, if there is one; one decode."""
         self._now = now
-        written = self._rendering.take()
+        # while answers run, the template process is looked at only if it owes something: each look is a system call
+        is_looked_at = self._rendering.n_waiting or not self._scheduler.has_computed
+        written = self._rendering.take() if is_looked_at else None
         if written is not None:
             self._written(*written)
         self._lexicon.step()

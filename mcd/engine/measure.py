@@ -8,6 +8,7 @@ when steps have become twice as slow.
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,6 +86,27 @@ def kv_budget_bytes() -> int:
     return max(MIN_KV_BYTES, int(total * KV_SHARE))
 
 
+def checkpoint_budget_bytes(kv_bytes: int) -> int:
+    """Memory that copies of states and windows may take: a quarter of what KV caches may.
+
+    At most half of what our limit on allocations (`load.limit_memory`) leaves once everything is loaded.
+    """
+    budget = kv_bytes // 4
+    most, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    if most == resource.RLIM_INFINITY:
+        return budget
+    return max(0, min(budget, (most - _data_bytes()) // 2))
+
+
+def _data_bytes() -> int:
+    """What counts against the limit now; as much as could be where the kernel does not say."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 1 << 60
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:")), 1 << 60)
+
+
 class Trials:
     """Computes on the scratch sequence, so that requests may be under way. Owner: LlamaBackend."""
 
@@ -100,11 +122,11 @@ class Trials:
             StartError: The model does not compute.
         """
         if len(choices) == 1:
-            chosen = Threads(choices[0], choices[0], f"{choices[0]} threads, nothing else to try")
+            chosen = Threads(choices[0], choices[0], f"threads {choices[0]}, nothing else to try")
         else:
             decode_s, prefill_s = zip(*(self._trial(n_threads) for n_threads in choices), strict=True)
             tried = ", ".join(f"{n} {1 / s:.0f}/s" for n, s in zip(choices, decode_s, strict=True))
-            chosen = Threads(_fewest(choices, decode_s), _fewest(choices, prefill_s), f"tried {tried}")
+            chosen = Threads(_fewest(choices, decode_s), _fewest(choices, prefill_s), f"threads tried: {tried}")
         self._set(chosen.decode, chosen.prefill)
         return chosen
 

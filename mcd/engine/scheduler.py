@@ -34,7 +34,7 @@ class Scheduler:
         context: Context,
         on_end: Callable[[Sequence], None],
         retune: Callable[[], None],
-        kv_budget_bytes: int,
+        checkpoint_bytes: int,
     ) -> None:
         """Begin idle; ``on_end`` is told of each sequence that finished or broke, ``retune`` when steps grew slow."""
         self._model = model
@@ -45,13 +45,20 @@ class Scheduler:
         self._has_slowed = False
         self._batch = Batch(model.lib, N_BATCH, context.n_slots + 1)
         self.kv = KvMemory(
-            model.lib, context.handle, context.n_slots, context.n_cells, cuts=model.cuts, budget_bytes=kv_budget_bytes
+            model.lib,
+            context.handle,
+            context.n_slots,
+            context.n_cells,
+            cuts=model.cuts,
+            checkpoint_bytes=checkpoint_bytes,
         )
         self._tidy = Tidy(context, self._batch, self.kv)
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._max_prefill_rows = MAX_PREFILL_ROWS
         self._pays_padding = False
+        self.has_computed = False
+        """The last step had something to compute."""
 
     def tune(self, found: Tuned) -> None:
         """Set the prefill chunk and the padding from what was measured."""
@@ -110,7 +117,8 @@ class Scheduler:
             self._pace.tuned(now)
         self._admit(now)
         outputs = self._fill()
-        if not self._batch.n_rows:
+        self.has_computed = self._batch.n_rows > 0
+        if not self.has_computed:
             return
         if not self._decode(now):
             self._break_all(now)

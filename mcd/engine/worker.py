@@ -83,9 +83,11 @@ class Worker:
             wait_s = MAX_SLEEP_S
         elif wait_s > 0:
             wait_s = min(max(wait_s, MIN_SLEEP_S), MAX_SLEEP_S)
+        else:
+            return  # nothing to wait for: `receive` and `flush` find out by trying
         fd = self._link.fileno()
         writable = [fd] if self._link.wants_write else []
-        select.select([fd, *self._backend.wakers()], writable, [], max(0.0, wait_s))
+        select.select([fd, *self._backend.wakers()], writable, [], wait_s)
 
     def _has_work(self) -> bool:
         wait_s = self._backend.wait_s(self._turn.now)

@@ -29,7 +29,7 @@ class Room:
             scrub=lambda context, sequence: self.calls.append(f"scrub {sequence}"),
             clear_scratch=lambda context: self.calls.append("scratch"),
         )
-        self.kv = KvMemory(lib, None, 2, 1000, cuts=ANYWHERE, budget_bytes=0)
+        self.kv = KvMemory(lib, None, 2, 1000, cuts=ANYWHERE, checkpoint_bytes=0)
         self.tidy = Tidy(SimpleNamespace(handle=None), batch, self.kv)
 
     def serve(self, key: str, now: float, *, is_kept: bool) -> None:
