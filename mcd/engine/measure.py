@@ -7,6 +7,7 @@ when steps have become twice as slow.
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import time
@@ -29,6 +30,9 @@ TRIAL_S = 0.04
 """Decoding with one number of threads: at least two steps, and as many as fit."""
 TRIAL_ROWS = 32
 """Rows of a prefill with one number of threads."""
+HOPELESS = 3.0
+"""A number of threads whose first step takes so many times the best's is given up: on cores that others use two threads
+were seen to take 300 times as long as one."""
 MARGIN = 0.95
 """More threads, or padding, must take at most this share of the time to be worth it."""
 MAX_PADDING_STEP_S = 0.2
@@ -124,7 +128,15 @@ class Trials:
         if len(choices) == 1:
             chosen = Threads(choices[0], choices[0], f"threads {choices[0]}, nothing else to try")
         else:
-            decode_s, prefill_s = zip(*(self._trial(n_threads) for n_threads in choices), strict=True)
+            self._set(choices[0], choices[0])
+            self._prefill(TRIAL_ROWS)
+            decode_s: list[float] = []
+            prefill_s: list[float] = []
+            for n_threads in choices:
+                step_s, prompt_s = self._trial(n_threads, min(decode_s, default=math.inf))
+                decode_s.append(step_s)
+                prefill_s.append(prompt_s)
+            self._batch.clear_scratch(self._context.handle)
             tried = ", ".join(f"{n} {1 / s:.0f}/s" for n, s in zip(choices, decode_s, strict=True))
             chosen = Threads(_fewest(choices, decode_s), _fewest(choices, prefill_s), f"threads tried: {tried}")
         self._set(chosen.decode, chosen.prefill)
@@ -147,13 +159,14 @@ class Trials:
         self._batch.clear_scratch(self._context.handle)
         return Tuned(n_prompt / max(prefill_s, 1e-6), 1 / max(output_s, 1e-6), pays_padding)
 
-    def _trial(self, n_threads: int) -> tuple[float, float]:
-        """(seconds of a decode, of a prefill)."""
+    def _trial(self, n_threads: int, best_s: float) -> tuple[float, float]:
+        """(seconds of a decode, of a prefill); a hopeless number gets one decode, for streams may be waiting."""
         self._set(n_threads, n_threads)
-        prefill_s = min(self._prefill(TRIAL_ROWS), self._prefill(TRIAL_ROWS))
-        output_s = min(self._decode(TRIAL_ROWS, TRIAL_S), self._decode(TRIAL_ROWS, TRIAL_S))
-        self._batch.clear_scratch(self._context.handle)
-        return output_s, prefill_s
+        step_s = self._decode(TRIAL_ROWS, 0.0)
+        if step_s > HOPELESS * best_s:
+            return step_s, math.inf
+        step_s = min(step_s, self._decode(TRIAL_ROWS, TRIAL_S), self._decode(TRIAL_ROWS, TRIAL_S))
+        return step_s, min(self._prefill(TRIAL_ROWS), self._prefill(TRIAL_ROWS))
 
     def _pays_padding(self, output_s: float) -> bool:
         if output_s > MAX_PADDING_STEP_S:

@@ -20,6 +20,7 @@ from tests.fakes.engine_entry import Answer, EntrySide, chat, running
 
 FOUR = EngineOptions(n_threads=1, n_slots=4)
 ONE = EngineOptions(n_threads=1, n_slots=1)
+SIXTEEN = EngineOptions(n_threads=1, n_slots=16)
 QUESTIONS = (
     "what is mcd?", "how do I start a node?", "who can read my prompt?", "hello", "how much does it cost?",
     "what is a provider?", "how do I use the API?", "what is a relay?", "thanks", "what is gossip?",
@@ -118,9 +119,9 @@ async def test_requests_arriving_together_prefill_their_prefix_once(tiny: Engine
     system = ChatMessage(role="system", content=" ".join(WORDS * 3))
     requests = [
         ChatRequest(model="m", messages=(system, ChatMessage(role="user", content=text)), temperature=0.0, max_tokens=4)
-        for text in prompts(4, seed=6)
+        for text in prompts(15, seed=6)
     ]
-    async with running(tiny, FOUR) as side:
+    async with running(tiny, SIXTEEN) as side:
         assert side.engine.status().n_ctx == 512
         alone = [await side.ask(request) for request in requests]
         together = await ask_all(side, requests, salt="team")
