@@ -114,9 +114,11 @@ class Conversation:
             RemoteProtocolError: The peer broke the protocol; what came before has been returned.
         """
         events = [await self.next_event()]
-        with contextlib.suppress(RemoteProtocolError):  # the exchange raises it again at the next call
+        try:
             while (event := self.exchange.next_event()) is not NEED_DATA and not isinstance(event, PeerClosed):
                 events.append(event)
+        except RemoteProtocolError:
+            pass  # raised again at the next call
         return events
 
     async def finish(self) -> None:

@@ -7,6 +7,7 @@ parameter and the rule and never repeat a value.   [GW-12]
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from mcd.api.request import MAX_MESSAGES, MAX_STOP, MAX_TOOLS, ChatMessage, ChatRequest, ToolFunction
 from mcd.errors import InvalidRequestError
@@ -66,7 +67,8 @@ def validate(request: ChatRequest) -> None:
     for name, least, most in _RANGES:
         value = getattr(request, name)
         # Written so that NaN, which compares false with everything, is out of range.
-        _need(value is None or least <= value <= most, name, f"must be between {least} and {most}")
+        if value is not None and not least <= value <= most:
+            raise InvalidRequestError(f"{name} must be between {least} and {most}", param=name)
     _need(request.top_logprobs == 0 or request.logprobs, "top_logprobs", "needs logprobs to be true")
     _check_stop(request.stop)
     _check_logit_bias(request.logit_bias)
@@ -85,6 +87,7 @@ def _need(holds: bool, param: str, rule: str) -> None:
         raise InvalidRequestError(f"{param} {rule}", param=param)
 
 
+@lru_cache
 def _listed(words: frozenset[str]) -> str:
     return ", ".join(sorted(words))
 

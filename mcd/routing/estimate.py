@@ -82,14 +82,35 @@ class Prediction(msgspec.Struct, frozen=True):
     prefill_s: Seconds
     decode_s: Seconds
     penalty_s: Seconds
-    notes: tuple[str, ...] = ()
-    """In words: ``measured`` or ``claimed``, ``unlinked``, ``suspect``, ``cold model``, ``2 in flight``."""
-    load_s: Seconds = 0.0
+    load_s: Seconds
+    facts: Facts
+    is_measured: bool
+    n_in_flight: int
 
     @property
     def total_s(self) -> Seconds:
         """All parts together."""
         return self.rtt_s + self.queue_s + self.load_s + self.prefill_s + self.decode_s + self.penalty_s
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """In words: ``measured`` or ``claimed``, ``unlinked``, ``suspect``, ``cold model``, ``2 in flight``."""
+        facts, is_claimed = self.facts, not self.is_measured
+        claims_too_much = (
+            facts.claimed_prefill_tokens_per_s > MAX_PREFILL_TOKENS_PER_S
+            or facts.claimed_output_tokens_per_s > MAX_OUTPUT_TOKENS_PER_S
+        )
+        said = (
+            ("claimed" if is_claimed else "measured", True),
+            ("claim capped", claims_too_much and is_claimed),
+            ("own engine", facts.is_own),
+            ("unlinked", not facts.is_linked and not facts.is_own),
+            ("suspect", facts.is_suspect),
+            ("cold model", facts.load_s > 0),
+            (f"{self.n_in_flight} in flight", self.n_in_flight > 0),
+            (f"{facts.fail_fraction:.0%} failed", facts.fail_fraction >= 0.01),
+        )
+        return tuple(text for text, is_so in said if is_so)
 
 
 class Learned(msgspec.Struct):
@@ -173,8 +194,17 @@ class Estimates:
         told_s = max(0.0, learned.queue_s - (now - learned.queue_at))
         queue_s = told_s + n_ahead / n_slots * (prefill_s + decode_s)
         load_s = max(0.0, facts.load_s - told_s)
-        notes = _notes(facts, learned)
-        return Prediction(rtt_s, queue_s, prefill_s, decode_s, _penalty_s(facts, rtt_s), notes, load_s)
+        return Prediction(
+            rtt_s=rtt_s,
+            queue_s=queue_s,
+            prefill_s=prefill_s,
+            decode_s=decode_s,
+            penalty_s=_penalty_s(facts, rtt_s),
+            load_s=load_s,
+            facts=facts,
+            is_measured=learned.is_proven,
+            n_in_flight=learned.n_in_flight,
+        )
 
     # --- inside ----------------------------------------------------------------------------------------------
 
@@ -209,21 +239,3 @@ def _penalty_s(facts: Facts, rtt_s: Seconds) -> Seconds:
     unlinked_s = 0.0 if facts.is_linked or facts.is_own else COLD_ROUND_TRIPS * rtt_s
     suspect_s = SUSPECT_PENALTY_S if facts.is_suspect else 0.0
     return unlinked_s + suspect_s + facts.fail_fraction * FAIL_COST_S
-
-
-def _notes(facts: Facts, learned: Learned) -> tuple[str, ...]:
-    claims_too_much = (
-        facts.claimed_prefill_tokens_per_s > MAX_PREFILL_TOKENS_PER_S
-        or facts.claimed_output_tokens_per_s > MAX_OUTPUT_TOKENS_PER_S
-    )
-    said = (
-        ("measured" if learned.is_proven else "claimed", True),
-        ("claim capped", claims_too_much and not learned.is_proven),
-        ("own engine", facts.is_own),
-        ("unlinked", not facts.is_linked and not facts.is_own),
-        ("suspect", facts.is_suspect),
-        ("cold model", facts.load_s > 0),
-        (f"{learned.n_in_flight} in flight", learned.n_in_flight > 0),
-        (f"{facts.fail_fraction:.0%} failed", facts.fail_fraction >= 0.01),
-    )
-    return tuple(text for text, is_so in said if is_so)

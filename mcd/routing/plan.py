@@ -69,13 +69,18 @@ class Candidate(msgspec.Struct, frozen=True):
     prediction: Prediction
     is_own: bool = False
     not_before: Seconds = 0.0
-    why: str = ""
-    """Notes for people, joined by commas."""
+    held_back: str = ""
+    """Why it has to wait, and for how long."""
 
     @property
     def digest(self) -> ModelDigest:
         """Which file it serves."""
         return ModelDigest(self.model.digest)
+
+    @property
+    def why(self) -> str:
+        """Notes for people, joined by commas."""
+        return ", ".join((*self.prediction.notes, *filter(None, (self.held_back,))))
 
 
 def plan(snapshot: Snapshot, want: Want, known: Known, now: Seconds, random: Random) -> tuple[Candidate, ...]:
@@ -181,9 +186,6 @@ def _judge(offer: Offer, want: Want, known: Known, now: Seconds) -> Candidate:
     standing = known.health.standing(offer.peer_id, ModelDigest(model.digest), now)
     facts = facts_of(offer, standing, known.links)
     prediction = known.estimates.predict(facts, want.n_prompt_tokens, want.n_output_tokens, now)
-    notes = prediction.notes
-    if standing.why:
-        notes = (*notes, f"{standing.why} for {standing.not_before - now:.1f} s")
     return Candidate(
         peer_id=offer.peer_id,
         name=offer.record.name,
@@ -193,7 +195,7 @@ def _judge(offer: Offer, want: Want, known: Known, now: Seconds) -> Candidate:
         prediction=prediction,
         is_own=offer.is_own,
         not_before=standing.not_before,
-        why=", ".join(notes),
+        held_back=f"{standing.why} for {standing.not_before - now:.1f} s" if standing.why else "",
     )
 
 
