@@ -59,9 +59,8 @@ MIN_OPEN_FILES = 256
 class SystemClock:
     """The machine's clocks, as ports.Clock."""
 
-    def now(self) -> Seconds:
-        """The monotonic clock; trio's, read through trio, costs four calls."""
-        return time.monotonic()
+    now = staticmethod(time.monotonic)
+    """Read a dozen times a request: no call of ours around the system's, and none of trio's four."""
 
     def unix_ms(self) -> UnixMs:
         """The wall clock."""
