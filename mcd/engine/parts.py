@@ -15,7 +15,8 @@ VECTOR_HEAD_BYTES = 5
 MAX_RESULT_BYTES = 15 * 1024 * 1024
 """Of all vectors of one answer: what a response may hold, less heads and padding."""
 MAX_PARTS = 256
-"""Of a list of tokens or a text: no credit of the reader's holds them back, so they must fit `life.QUEUE_FRAMES`."""
+"""Of a list of tokens or a text: with its padding what a response holds, whatever the tokens or the script. Of more the
+engine could only break off, and the entry would ask the next provider in vain."""
 
 
 class PartPolicy(Paced[Part]):

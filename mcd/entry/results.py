@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from mcd.api.tasks import PARTS, EmbeddingsRequest, RerankRequest, TaskRequest
+from mcd.api.tasks import PARTS, DetokenizeRequest, EmbeddingsRequest, RerankRequest, TaskRequest, TokenizeRequest
 from mcd.errors import RemoteProtocolError
 from mcd.wire.codec import decode_part
-from mcd.wire.payload import Part, Scores, Text, Tokens, Vectors
+from mcd.wire.payload import Final, Part, Scores, Text, Tokens, Usage, Vectors
 
 
 class Results:
@@ -13,6 +13,8 @@ class Results:
 
     def __init__(self, request: TaskRequest) -> None:
         self._kind = PARTS[type(request)]
+        self._is_free = isinstance(request, TokenizeRequest | DetokenizeRequest)
+        """Nothing is computed, hence nothing counted.   [ENV-36]"""
         self._n_taken = 0
         self._n_wanted: int | None = None
         """None where the number is not known before, and only the size of a response bounds it."""
@@ -45,12 +47,14 @@ class Results:
             raise RemoteProtocolError("the provider sent more results than were asked for")
         return part
 
-    def check_complete(self) -> None:
+    def check_complete(self, final: Final) -> None:
         """The answer has ended.
 
         Raises:
-            RemoteProtocolError: Results are missing.
+            RemoteProtocolError: Results are missing, or what is not computed is counted.
         """
+        if final.finish_reasons != ("stop",) or (self._is_free and final.usage != Usage(0, 0)):
+            raise RemoteProtocolError("the provider counts what this kind of request does not take")
         if self._n_wanted is not None and self._n_taken != self._n_wanted:
             raise RemoteProtocolError("the provider sent fewer results than were asked for")
 

@@ -67,6 +67,7 @@ from mcd.wire.messages import (
     Request,
 )
 from mcd.wire.payload import Body, Delta, Failure, Final, Part, Usage
+from mcd.wire.receipt import Receipt
 from mcd.wire.signing import check_receipt
 
 REQUEST_TTL_MS = 120_000
@@ -292,19 +293,33 @@ class _Answer:
         if not isinstance(frame, FinalFrame):
             raise RemoteProtocolError("the provider ended its answer with a piece of it")
         final = decode_final(frame.plaintext)
-        receipt = check_receipt(message.receipt, self._engine_key)
-        states = (receipt.transcript_hash, receipt.n_output_tokens, receipt.output_digest, final.output_digest)
-        digest = self._opener.output_digest()
-        if states != (self._opener.transcript_hash, self._n_tokens, digest, digest):
-            raise RemoteProtocolError("the receipt states another answer than the one delivered")
-        if final.usage.n_output_tokens != self._n_tokens or final.usage.n_prompt_tokens != receipt.n_prompt_tokens:
-            raise RemoteProtocolError("the usage counts other tokens than were delivered")
+        self._check_usage(final.usage)
+        self._check_receipt(check_receipt(message.receipt, self._engine_key), final)
         if CANCELLED in final.finish_reasons:
             self._check_cancelled(final)
         elif self._results is not None:
-            self._results.check_complete()
+            self._results.check_complete(final)
         self.is_complete = True
         return final
+
+    def _check_usage(self, usage: Usage) -> None:
+        is_whole = usage.n_output_tokens == self._n_tokens
+        if not is_whole or usage.n_cached_tokens > usage.n_prompt_tokens or usage.n_reasoning_tokens > self._n_tokens:
+            raise RemoteProtocolError("the usage counts other tokens than were delivered")
+
+    def _check_receipt(self, receipt: Receipt, final: Final) -> None:
+        """Money settles on it, so it must say what was delivered and nothing more.   [ENV-32]"""
+        usage, digest = final.usage, self._opener.output_digest()
+        owed = Receipt(
+            self._opener.transcript_hash,
+            usage.n_prompt_tokens,
+            usage.n_cached_tokens,
+            usage.n_output_tokens,
+            digest,
+            amount=0,  # nothing is paid on the free rail
+        )
+        if receipt != owed or final.output_digest != digest:
+            raise RemoteProtocolError("the receipt states another answer than the one delivered")
 
     def _check_cancelled(self, final: Final) -> None:
         if not self._is_cancelled:

@@ -46,7 +46,8 @@ class Play(msgspec.Struct, kw_only=True):
     failure: Failure | None = None
     cheat: str = ""
     """``receipt`` signs one token too many, ``count`` announces one too many, ``usage`` bills one too many, ``prompt``
-    shows a longer prompt than it signs, ``cancelled`` ends as if the entry had wished it,
+    shows a longer prompt than it signs, ``amount`` signs a debt, ``cached`` signs more cached tokens than it shows,
+    ``all cached`` shows more of them than the prompt has, ``thoughts`` shows more thinking than output, ``cancelled`` ends as if the entry had wished it,
     ``fault`` finds fault with the request once all tokens are out."""
     n_ctx: int = 4096
     cancel_s: float = 0.0
@@ -159,7 +160,11 @@ class SealingEngine:
         n_prompt = N_PROMPT_TOKENS if n_new or not is_cut else 0
         billed = Usage(n_prompt, n_new + (play.cheat in {"receipt", "usage"}))
         shown = billed if play.cheat == "usage" else Usage(n_prompt + (play.cheat == "prompt"), n_new)
-        receipt = self._keys.sign_receipt(sealer, billed)
+        if play.cheat in {"cached", "all cached"}:
+            billed = Usage(n_prompt, n_new, n_prompt + 1)
+        if play.cheat in {"all cached", "thoughts"}:
+            shown = msgspec.structs.replace(billed, n_reasoning_tokens=(n_new + 1) * (play.cheat == "thoughts"))
+        receipt = self._keys.sign_receipt(sealer, billed, amount=int(play.cheat == "amount"))
         final = sealer.seal_final(
             encode_final(Final(("cancelled" if is_cut else "stop",), shown, sealer.output_digest()))
         )

@@ -102,6 +102,9 @@ async def nodes(**plays: Play) -> AsyncIterator[tuple[Node, dict[str, Node]]]:
         nursery.cancel_scope.cancel()
 
 
+OVERCHARGES = ("receipt", "usage", "prompt", "amount", "cached", "all cached", "thoughts")
+
+
 def text(events: Sequence[AnswerEvent]) -> str:
     return "".join(event.text for event in events if isinstance(event, Delta))
 
@@ -203,7 +206,8 @@ async def test_a_prompt_without_any_answer_is_not_owed() -> None:
         assert (answered.n_cancelled, answered.n_prompt_tokens, answered.n_output_tokens) == (1, 0, 0)
 
 
-@pytest.mark.parametrize("cheat", ["receipt", "usage", "prompt"])
+@pytest.mark.spec("ENV-32")
+@pytest.mark.parametrize("cheat", OVERCHARGES)
 async def test_an_end_that_counts_more_than_came_is_not_accounted_for(cheat: str) -> None:
     async with nodes(ada=Play(n_tokens=1000, cheat=cheat)) as (entry, _):
         with trio.move_on_after(1.0):
@@ -246,7 +250,8 @@ async def test_a_provider_does_not_cancel_for_us() -> None:
             assert text(await entry.ask()) == words(5)
 
 
-@pytest.mark.parametrize("cheat", ["receipt", "usage", "prompt"])
+@pytest.mark.spec("ENV-32")
+@pytest.mark.parametrize("cheat", OVERCHARGES)
 async def test_a_receipt_for_more_than_came_is_refused(cheat: str) -> None:
     async with nodes(ada=Play(cheat=cheat)) as (entry, _):
         with pytest.raises(PeerError):

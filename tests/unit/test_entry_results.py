@@ -7,14 +7,24 @@ import struct
 import pytest
 
 from mcd.api.tasks import DetokenizeRequest, EmbeddingsRequest, RerankRequest, TaskRequest, TokenizeRequest
-from mcd.engine.life import QUEUE_FRAMES
 from mcd.engine.parts import MAX_PART_BYTES, MAX_PARTS, PartPolicy, split_text, split_tokens
 from mcd.entry.results import Results
 from mcd.errors import InvalidRequestError, RemoteProtocolError
 from mcd.wire.codec import decode_part, encode_part
+from mcd.wire.frames import MAX_RESPONSE_BYTES
 from mcd.wire.messages import MAX_TOKENS_PER_CHUNK
 from mcd.wire.padding import MAX_FRAME_PLAIN_BYTES, end_padding_frames
-from mcd.wire.payload import MAX_TEXT_CHARS_PER_FRAME, MAX_VECTOR_BYTES, Part, Scores, Text, Tokens, Vectors
+from mcd.wire.payload import (
+    MAX_TEXT_CHARS_PER_FRAME,
+    MAX_VECTOR_BYTES,
+    Final,
+    Part,
+    Scores,
+    Text,
+    Tokens,
+    Usage,
+    Vectors,
+)
 
 THREE = EmbeddingsRequest(model="m", inputs=("a", "b", "c"))
 PAIR = RerankRequest(model="m", query="q", documents=("a", "b"))
@@ -28,7 +38,7 @@ def take(request: TaskRequest, *parts: Part) -> None:
     results = Results(request)
     for part in parts:
         assert results.take(encode_part(part)) == part
-    results.check_complete()
+    results.check_complete(Final(("stop",), Usage(0, 0), b""))
 
 
 def test_honest_results_pass() -> None:
@@ -58,6 +68,24 @@ def test_honest_results_pass() -> None:
 def test_others_do_not(request_: TaskRequest, parts: list[Part]) -> None:
     with pytest.raises(RemoteProtocolError):
         take(request_, *parts)
+
+
+@pytest.mark.spec("ENV-36", "ENV-37")
+@pytest.mark.parametrize(
+    ("request_", "part", "reason", "n_prompt_tokens"),
+    [
+        (TokenizeRequest(model="m", text="a"), Tokens((1,)), "stop", 1),
+        (DetokenizeRequest(model="m", tokens=(1,)), Text("a"), "stop", 1),
+        (PAIR, Scores((0.1, 0.2)), "length", 3),
+    ],
+)
+def test_nor_do_counts_of_what_is_not_computed(
+    request_: TaskRequest, part: Part, reason: str, n_prompt_tokens: int
+) -> None:
+    results = Results(request_)
+    results.take(encode_part(part))
+    with pytest.raises(RemoteProtocolError):
+        results.check_complete(Final((reason,), Usage(n_prompt_tokens, 0), b""))
 
 
 @pytest.mark.spec("ENV-23")
@@ -96,12 +124,19 @@ def test_long_texts_and_token_lists_are_cut_into_frames() -> None:
         assert decode_part(encode_part(part), type(part)) == part
 
 
-def test_an_answer_that_no_credit_holds_back_fits_the_queue_of_its_reader() -> None:
-    """A million characters of four tokens each took a thousand frames; a slow reader of them ended the process."""
+def test_more_than_a_response_holds_is_refused_with_what_to_do() -> None:
+    """A million characters of four tokens each took a thousand frames."""
     most = MAX_PARTS * MAX_TOKENS_PER_CHUNK
-    n_parts = len(split_tokens(range(most), "content"))
-    padding = end_padding_frames(MAX_PARTS * MAX_FRAME_PLAIN_BYTES, n_parts)
-    assert n_parts + len(padding) < QUEUE_FRAMES
+    dearest = (
+        split_tokens([2**32 - 1] * most, "content"),
+        split_text("\U0001f600" * MAX_PARTS * MAX_TEXT_CHARS_PER_FRAME),
+    )
+    for parts in dearest:
+        n_bytes = sum(len(encode_part(part)) + 64 for part in parts)
+        padding = end_padding_frames(n_bytes, len(parts))
+        assert (
+            n_bytes + sum(padding) + 32 * (len(parts) + len(padding)) < MAX_RESPONSE_BYTES - MAX_FRAME_PLAIN_BYTES * 2
+        )
     with pytest.raises(InvalidRequestError, match="several requests") as too_many:
         split_tokens(range(most + 1), "content")
     assert too_many.value.param == "content"
