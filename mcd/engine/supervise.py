@@ -167,7 +167,8 @@ class Child:
                 await self._process.wait()
             if self._process.returncode is None:
                 self._signal(signal.SIGKILL)
-                await self._process.wait()
+                with trio.move_on_after(STOP_GRACE_S):  # what a GPU driver holds does not end before it lets go
+                    await self._process.wait()
             if self._process.stdout is not None:
                 await self._process.stdout.aclose()
         return self._process.returncode

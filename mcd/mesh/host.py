@@ -40,6 +40,8 @@ T = TypeVar("T")
 
 CLOSE_S = 0.8
 """For saying goodbye to everybody at once; then the sockets just close."""
+STOP_S = 1.0
+"""For libp2p's own tasks, which it ends one after the other and each as slowly as it likes; then all are cancelled."""
 ADDRESS_TTL_S = 3600
 """How long an address we were told is good for dialling."""
 INTERFACES_AGE_S = 10.0
@@ -123,20 +125,22 @@ class Host:
                 place = place_of(maddr)
                 assert place is not None
                 self._sockets[str(maddr)] = portlock.claim(*place)
-            async with self.libp2p.run(self._listen):
-                try:
-                    task_status.started()
-                    await self._closing.wait()
-                finally:
-                    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
-                        await self.swarm.close_all()
+            with trio.CancelScope() as life:
+                async with self.libp2p.run(self._listen):
+                    try:
+                        task_status.started()
+                        await self._closing.wait()
+                    finally:
+                        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
+                            await self.swarm.close_all()
+                        life.deadline = trio.current_time() + STOP_S
         finally:
             for socket in self._sockets.values():
                 socket.close()
             self._closed.set()
 
     async def close(self) -> None:
-        """Say goodbye to every peer and end ``run``. Under a second."""
+        """Say goodbye to every peer and end ``run``. Under a second, two when libp2p is stuck."""
         self._closing.set()
         await self._closed.wait()
 

@@ -34,6 +34,8 @@ MAX_DIALS = 32
 REDIAL_AFTER_S = 10.0
 """A peer none of whose addresses answered is not dialled again so soon, unless someone asks for it by name."""
 MAX_FAILED_PEERS = 4096
+NOTIFY_S = 2.0
+"""For all who are told of a link or its end; less than a handshake may take, which waits for it."""
 
 
 class YamuxOnly(MuxerMultistream):  # type: ignore[misc]  # libp2p ships no types that mypy follows here
@@ -141,6 +143,15 @@ class MeshSwarm(Swarm):  # type: ignore[misc]  # as above
         self._failed_at_s.pop(conn.muxed_conn.peer_id, None)
         self.on_up(conn)
         await super().notify_connected(conn)
+
+    async def _notify(self, method: str, *args: Any) -> None:
+        """Tell libp2p's services, but wait for none of them for ever: they queue what they hear for a task of theirs.
+
+        The original waits, also shielded where a link could not be registered: one service that has stopped, or has
+        not started, would keep every dial and the end of the daemon waiting.
+        """
+        with trio.move_on_after(NOTIFY_S):
+            await super()._notify(method, *args)
 
     def remove_conn(self, swarm_conn: Any) -> None:
         """A link has ended."""

@@ -10,16 +10,18 @@ import sys
 
 import pytest
 import trio
+from libp2p.abc import INotifee
 from libp2p.custom_types import TProtocol
 from libp2p.host.ping import ID as PING
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
+from libp2p.tools.anyio_service.trio_tasks import FunctionTask
 from multiaddr import Multiaddr
 
 from mcd.errors import ConfigError, StreamBrokenError
 from mcd.ids import PeerId
 from mcd.log import Log
-from mcd.mesh.host import Host
+from mcd.mesh.host import CLOSE_S, STOP_S, Host
 from mcd.ports import Link, Stream
 from tests.fakes.check_stream import exactly
 from tests.integration.mesh_hosts import (
@@ -286,7 +288,9 @@ async def test_a_peer_that_dies_or_freezes_is_noticed_within_ten_seconds(how: si
     """Pitfall 7: libp2p never notices a frozen process."""
     child = await trio.to_thread.run_sync(start_child)
     try:
-        peer_id, address = (await trio.to_thread.run_sync(child.stdout.readline)).decode().split()
+        with trio.fail_after(60):
+            said = await trio.to_thread.run_sync(child.stdout.readline, abandon_on_cancel=True)
+        peer_id, address = said.decode().split()
         async with running("127.0.0.1") as host:
             await host.connect(PeerId(peer_id), [address])
             stream = await host.open_stream(PeerId(peer_id), ECHO, b"x")
@@ -301,6 +305,34 @@ async def test_a_peer_that_dies_or_freezes_is_noticed_within_ten_seconds(how: si
         child.kill()
         child.wait()
         child.stdout.close()
+
+
+class Stuck(INotifee):  # type: ignore[misc]  # libp2p ships no types that mypy follows here
+    """A service of libp2p's whose queue nobody reads."""
+
+    async def connected(self, *_: object) -> None:
+        await trio.sleep_forever()
+
+    disconnected = opened_stream = closed_stream = listen = listen_close = connected
+
+
+async def test_a_service_that_hears_nothing_holds_up_neither_links_nor_the_end() -> None:
+    with trio.fail_after(20):
+        async with running("127.0.0.1") as host, running("127.0.0.2") as other:
+            host.swarm.register_notifee(Stuck())
+            await host.connect(other.peer_id, other.addresses())
+            assert host.links()
+            await other.close()
+            await until(lambda: not host.links(), 5)
+
+
+async def test_the_end_waits_for_no_task_of_libp2p_that_never_ends() -> None:
+    with trio.fail_after(20):
+        async with running("127.0.0.1") as host:
+            lost = FunctionTask("added but never begun", False, None, trio.sleep_forever, ())
+            host.swarm.manager._root_tasks.add(lost)
+            start_s = trio.current_time()
+        assert trio.current_time() - start_s < CLOSE_S + STOP_S + 2
 
 
 def start_child() -> subprocess.Popen[bytes]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -174,3 +177,29 @@ async def test_a_long_answer_may_end_all_at_once() -> None:
     with pytest.raises(RemoteProtocolError):
         life._handle([Chunk(request_id, b"x", 0)])
     life.close(request_id, events)
+
+
+class Undying:
+    """A process that no signal ends, as one that a GPU driver holds."""
+
+    pid, returncode, stdout = 1, None, None
+
+    def __init__(self) -> None:
+        self.signals: list[int] = []
+
+    def send_signal(self, number: int) -> None:
+        self.signals.append(number)
+
+    async def wait(self) -> None:
+        await trio.sleep_forever()
+
+
+@pytest.mark.autojump
+async def test_a_process_that_does_not_end_is_not_waited_for_for_ever() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = Undying()
+        child = supervise.Child(process, trio.SocketStream(trio.socket.from_stdlib_socket(ours)))  # type: ignore[arg-type]  # as much of one as `stop` needs
+        assert await child.stop() is None
+    assert process.signals == [signal.SIGTERM, signal.SIGKILL]
+    assert trio.current_time() == 2 * supervise.STOP_GRACE_S
