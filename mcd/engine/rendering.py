@@ -6,8 +6,8 @@ import os
 import select
 from collections import deque
 
-from mcd.engine import renderer
-from mcd.engine.renderer import Status
+from mcd.engine import killable, renderer
+from mcd.engine.killable import Status
 from mcd.errors import ContextLengthError, InvalidRequestError, McdError, UserError
 
 _SHOWN_CHARS = 200
@@ -123,12 +123,12 @@ class Rendering:
 
     def _send(self, body: bytes) -> None:
         try:
-            renderer.send(self._requests, body)
+            killable.send(self._requests, body)
         except OSError:
             raise RendererGoneError("the template process has ended") from None
 
     def _receive(self) -> bytes:
-        answer = renderer.receive(self._answers, renderer.MAX_ANSWER_BYTES)
+        answer = killable.receive(self._answers, renderer.MAX_ANSWER_BYTES)
         if answer is None:
             raise RendererGoneError("the template process has ended")
         return answer
