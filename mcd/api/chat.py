@@ -12,7 +12,9 @@ from typing import TypeVar
 import msgspec
 
 from mcd.api import strict_json
+from mcd.api.images import parse_image
 from mcd.api.request import (
+    ChatImage,
     ChatMessage,
     ChatRequest,
     FunctionCall,
@@ -42,10 +44,17 @@ class _Call(msgspec.Struct):
     function: _Function | None = None
 
 
+class _ImageUrl(msgspec.Struct):
+    url: str | None = None
+    detail: str | None = None
+
+
 class _Part(msgspec.Struct):
     type: str | None = None
     text: str | None = None
     refusal: str | None = None
+    image_url: str | _ImageUrl | None = None
+    """OpenAI's is an object; a bare URL is what several local clients write."""
 
 
 class _Message(msgspec.Struct):
@@ -215,22 +224,41 @@ def _required(value: T | None, where: str) -> T:
 
 def _message(foreign: _Message, where: str) -> ChatMessage:
     reasoning = foreign.reasoning if foreign.reasoning_content is None else foreign.reasoning_content
+    content, images = _content(foreign.content, f"{where}.content")
     return ChatMessage(
         role=_required(foreign.role, f"{where}.role"),
-        content=_text(foreign.content, f"{where}.content"),
+        content=content,
         name=foreign.name,
         reasoning_content=reasoning,
         tool_calls=tuple(
             _tool_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(foreign.tool_calls or ())
         ),
         tool_call_id=foreign.tool_call_id,
+        images=images,
     )
 
 
-def _text(content: str | Sequence[_Part] | None, where: str) -> str | None:
+def _content(content: str | Sequence[_Part] | None, where: str) -> tuple[str | None, tuple[ChatImage, ...]]:
+    """The text of all parts, and the pictures with their places in it."""
     if content is None or isinstance(content, str):
-        return content
-    return "".join(_part(part, f"{where}[{i}]") for i, part in enumerate(content))
+        return content, ()
+    text = ""
+    images: list[ChatImage] = []
+    for i, part in enumerate(content):
+        at = f"{where}[{i}]"
+        if part.type == "image_url":
+            images.append(_image(part, len(text), f"{at}.image_url"))
+        else:
+            text += _part(part, at)
+    return text, tuple(images)
+
+
+def _image(part: _Part, at: int, where: str) -> ChatImage:
+    given = part.image_url
+    if isinstance(given, str):
+        return parse_image(given, None, at, where)
+    given = _required(given, where)
+    return parse_image(_required(given.url, f"{where}.url"), given.detail, at, f"{where}.url")
 
 
 def _part(part: _Part, where: str) -> str:
@@ -239,7 +267,7 @@ def _part(part: _Part, where: str) -> str:
         return _required(part.text, f"{where}.text")
     if kind == "refusal":
         return _required(part.refusal, f"{where}.refusal")
-    raise UnsupportedError("only parts of type text are supported by this network's models", param=where)
+    raise UnsupportedError("only parts of type text and image_url are supported", param=where)
 
 
 def _tool_call(foreign: _Call, where: str) -> ToolCall:

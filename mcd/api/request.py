@@ -13,6 +13,8 @@ from mcd.wire.payload import Private
 MAX_MESSAGES = 2048
 MAX_STOP = 4
 MAX_TOOLS = 128
+MAX_IMAGES = 16
+"""Pictures of one request. Each is a few hundred tokens and up to ten megabytes of an engine's memory."""
 
 
 class FunctionCall(Private, frozen=True):
@@ -30,8 +32,19 @@ class ToolCall(Private, frozen=True):
     type: str = "function"
 
 
+class ChatImage(Private, frozen=True, omit_defaults=True):
+    """A picture within a message, still encoded: only an engine looks into it."""
+
+    data: bytes
+    """A PNG, JPEG, WebP or GIF file; base64 in JSON."""
+    at: int = 0
+    """Characters of the content that come before it."""
+    detail: str = "auto"
+    """auto, high, or low: a smaller picture, fewer tokens."""
+
+
 class ChatMessage(Private, frozen=True, omit_defaults=True):
-    """One turn. ``content`` is text; text parts are joined on parsing, other parts refused until supported."""
+    """One turn. ``content`` is text: text parts are joined on parsing, ``images`` say where they stood in it."""
 
     role: str
     """system, developer, user, assistant or tool."""
@@ -40,6 +53,7 @@ class ChatMessage(Private, frozen=True, omit_defaults=True):
     reasoning_content: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    images: tuple[ChatImage, ...] = ()
 
 
 class ToolFunction(Private, frozen=True, omit_defaults=True):

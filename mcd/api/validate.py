@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from mcd.api.request import MAX_MESSAGES, MAX_STOP, MAX_TOOLS, ChatMessage, ChatRequest, ToolFunction
+from mcd.api.images import DETAILS
+from mcd.api.request import MAX_IMAGES, MAX_MESSAGES, MAX_STOP, MAX_TOOLS, ChatMessage, ChatRequest, ToolFunction
 from mcd.errors import InvalidRequestError
 from mcd.wire.messages import MAX_OUTPUT_TOKENS
 from mcd.wire.payload import MAX_CHOICES, MAX_TOOL_CALLS, MAX_TOP_LOGPROBS
@@ -121,6 +122,9 @@ def _check_messages(messages: tuple[ChatMessage, ...]) -> None:
     _need(1 <= len(messages) <= MAX_MESSAGES, "messages", f"must hold 1 to {MAX_MESSAGES} messages")
     for i, message in enumerate(messages):
         _check_message(message, f"messages[{i}]")
+        _check_images(message, f"messages[{i}].content")
+    n_images = sum(len(message.images) for message in messages)
+    _need(n_images <= MAX_IMAGES, "messages", f"may hold at most {MAX_IMAGES} pictures")
 
 
 def _check_message(message: ChatMessage, where: str) -> None:
@@ -140,6 +144,16 @@ def _check_message(message: ChatMessage, where: str) -> None:
         _need(call.type == "function", f"{at}.type", "must be function")
         _need(1 <= len(call.id) <= MAX_NAME_CHARS, f"{at}.id", f"must have 1 to {MAX_NAME_CHARS} characters")
         _check_function_name(call.function.name, f"{at}.function.name")
+
+
+def _check_images(message: ChatMessage, where: str) -> None:
+    _need(not message.images or message.role == "user", where, "may hold pictures only in messages of the user")
+    least = 0
+    for image in message.images:
+        _need(image.detail in DETAILS, where, f"may ask for a detail of {_listed(DETAILS)}")
+        _need(bool(image.data), where, "holds a picture without data")
+        _need(least <= image.at <= len(message.content or ""), where, "places a picture outside its text")
+        least = image.at
 
 
 def _check_function_name(name: str, where: str) -> None:
