@@ -14,6 +14,8 @@ DEFAULT_HTTP = "127.0.0.1:8080"
 DEFAULT_LISTEN = "/ip4/0.0.0.0/tcp/4101"
 DEFAULT_NETWORK = "main"
 EMBEDDED_MODEL = "modelcloud-nano"
+PROJECTOR_SUFFIX = ".mmproj.gguf"
+"""Of the file through which a model sees: ``NAME.mmproj.gguf`` belongs to ``NAME.gguf`` in the same folder."""
 CONTROL_SOCKET = "control.sock"
 """Name of the control socket inside the home folder."""
 MAX_UNIX_PATH_BYTES = 107

@@ -53,6 +53,11 @@ def load_library() -> Any:
     return lib
 
 
+def silence(log_set: Any) -> None:
+    """Let another of llama.cpp's libraries log to nobody, too."""
+    log_set(_kept[0], ctypes.c_void_p(0))
+
+
 def _check(params: Any, expected: dict[str, int]) -> None:
     if any(getattr(params, name) != value for name, value in expected.items()):
         raise StartError(FailureCode.LIBRARY_MISMATCH)

@@ -119,6 +119,16 @@ class Task:
         return f"<Task {self.id}>"
 
 
+def blind() -> UnsupportedError:
+    """The error of a picture for a model without a projector."""
+    return UnsupportedError("this model cannot see pictures; choose one with the capability vision", param="messages")
+
+
+def n_pictures(request: ChatRequest) -> int:
+    """Pictures of a request."""
+    return sum(len(message.images) for message in request.messages)
+
+
 def not_done(request: AnyRequest, capabilities: Sequence[str]) -> UnsupportedError:
     """What to say of a request that the model does not do.   [ENV-34]"""
     does = ", ".join(capabilities) or "nothing that can be asked for"

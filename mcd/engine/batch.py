@@ -101,6 +101,29 @@ class Batch:
             self.add_one(0, self._n_padded, self.scratch)
             self._n_padded += 1
 
+    def scrub_embeddings(self, context: Any, n_rows: int, width: int) -> None:
+        """The same as `scrub` for the embeddings of pictures."""
+        self.clear_scratch(context)
+        rows = np.zeros((n_rows, width), np.float32)
+        pos = np.zeros(4 * n_rows, np.int32)  # models that count rows and columns take four a row
+        pos[:n_rows] = np.arange(n_rows, dtype=np.int32)
+        self.clear()
+        self.add([0] * n_rows, 0, self.scratch, wants_output=True)
+        batch = self._lib.llama_batch(
+            n_tokens=n_rows,
+            token=None,
+            embd=rows.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
+            pos=pos.ctypes.data_as(ctypes.POINTER(self._lib.llama_pos)),
+            n_seq_id=self._struct.n_seq_id,
+            seq_id=self._struct.seq_id,
+            logits=self._struct.logits,
+        )
+        self._lib.llama_set_abort_callback(context, _ABORT, None)
+        self._lib.llama_decode(context, batch)
+        self._lib.llama_set_abort_callback(context, _NEVER, None)
+        self.clear_scratch(context)
+        self.clear()
+
     def scrub(self, context: Any, sequence: int, longest: int = 0) -> None:
         """Overwrite the token ids that earlier batches left in llama.cpp's own buffers.
 

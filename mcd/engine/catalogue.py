@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from mcd.config import EMBEDDED_MODEL
+from mcd.config import EMBEDDED_MODEL, PROJECTOR_SUFFIX
 from mcd.engine import ggufcheck, script
 from mcd.errors import ConfigError, ModelFileError
 
@@ -33,6 +33,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """GGUF path, script path, or base URL and model name (``URL#MODEL``)."""
     digest: bytes = b""
     """Identity of the model; empty for a GGUF until its file has been read."""
+    projector: str = ""
+    """GGUF through which the model sees pictures; empty: it does not."""
 
 
 def resolve(names: Sequence[str], home: Path, engine: str) -> list[EngineSpec]:
@@ -76,14 +78,24 @@ def _gguf(name: str, home: Path) -> EngineSpec:
         path = Path(name).expanduser().absolute()
         if not path.is_file():
             raise ConfigError(f"--model {name}: there is no such file")
-        return EngineSpec(alias=_file_alias(path), backend="llama", source=str(path))
+        if path.name.endswith(PROJECTOR_SUFFIX):
+            raise ConfigError(f"--model {name}: that is a projector; name the model beside it")
+        return _file(_file_alias(path), path)
     if _ALIAS.match(name):
         path = home / MODELS_FOLDER / f"{name}.gguf"
         if path.is_file():
-            return EngineSpec(alias=name, backend="llama", source=str(path.absolute()))
+            return _file(name, path.absolute())
     raise ConfigError(
         f"--model {name}: no model of that name is here; fetch it with mcd pull, give the path of a GGUF file,"
         f" or put it into {home / MODELS_FOLDER} as {sanitise_alias(name) or 'NAME'}.gguf"
+    )
+
+
+def _file(alias: str, path: Path) -> EngineSpec:
+    """A GGUF file, with the projector beside it: ``NAME.mmproj.gguf`` belongs to ``NAME.gguf``."""
+    projector = path.with_suffix(PROJECTOR_SUFFIX)
+    return EngineSpec(
+        alias=alias, backend="llama", source=str(path), projector=str(projector) if projector.is_file() else ""
     )
 
 

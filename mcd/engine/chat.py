@@ -39,8 +39,10 @@ class Template:
             return self.source
         return self.source + (self.caps.example or shaping.written([shaping.EXAMPLE_CALL], self.caps.dialect))
 
-    def variables(self, request: ChatRequest, *, with_tools: bool) -> bytes:
-        """What the template is given for a request."""
+    def variables(self, request: ChatRequest, *, with_tools: bool, marker: str = "") -> bytes:
+        """What the template is given for a request; ``marker`` and a number stand for each of its pictures."""
+        messages = shaping.marked(request.messages, marker)
+        request = msgspec.structs.replace(request, messages=messages) if marker else request
         return self._encoded(shaping.variables(request, self.caps, with_tools=with_tools, now=datetime.now(UTC)))
 
     def _encoded(self, given: Mapping[str, Any]) -> bytes:

@@ -15,11 +15,11 @@ import trio
 from mcd import __version__
 from mcd.engine import supervise
 from mcd.engine.catalogue import EngineSpec
-from mcd.engine.digest import ABANDON, file_digest
+from mcd.engine.digest import ABANDON, model_digest
 from mcd.engine.faults import Starts
 from mcd.engine.fit import Shape
-from mcd.engine.gguf_facts import shape_of
-from mcd.engine.ggufcheck import check_file
+from mcd.engine.gguf_facts import projector_bytes, shape_of, with_projector
+from mcd.engine.ggufcheck import check_file, check_projector
 from mcd.engine.life import Life, Waking
 from mcd.engine.messages import EngineOptions, Hello, Ready
 from mcd.engine.supervise import Backoff
@@ -262,14 +262,21 @@ class EngineProcess:
         """Once; False, after a pause, when no file could be opened now."""
         try:
             if self._spec.backend == "llama":
-                self.shape = shape_of(await trio.to_thread.run_sync(check_file, self._spec.source, **ABANDON))
+                self.shape = await self._shape()
             self.is_judged.set()
             if not self._spec.digest:  # asked at each start: the operator may have replaced the file
-                self._digest = await file_digest(self._spec.source)
+                self._digest = await model_digest(self._spec.source, self._spec.projector)
         except EngineDeadError as error:
             await self._pause(error.message, is_new_streak=False)
             return False
         return True
+
+    async def _shape(self) -> Shape:
+        shape = shape_of(await trio.to_thread.run_sync(check_file, self._spec.source, **ABANDON))
+        if not self._spec.projector:
+            return shape
+        header = await trio.to_thread.run_sync(check_projector, self._spec.projector, **ABANDON)
+        return with_projector(shape, projector_bytes(header))
 
     def _fail(self, error: McdError) -> None:
         self._state = "failed"
@@ -319,6 +326,7 @@ class EngineProcess:
             model_digest=self._digest,
             peer_public_key=self._peer_public_key,
             options=self.options,
+            projector=self._spec.projector,
         )
 
     async def _grant(self, life: Life) -> EngineOptions:

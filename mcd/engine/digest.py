@@ -36,6 +36,21 @@ async def file_digest(path: str) -> bytes:
     return _known[key]
 
 
+async def model_digest(path: str, projector: str) -> bytes:
+    """The identity of a model: of its file, and of the file through which it sees, if it does.
+
+    Raises:
+        ModelFileError, EngineDeadError: As for `file_digest`.
+    """
+    digest = await file_digest(path)
+    return seeing_digest(digest, await file_digest(projector)) if projector else digest
+
+
+def seeing_digest(model: bytes, projector: bytes) -> bytes:
+    """What a model with a projector is announced under: with another one, or none, it is another model.   [REC-09]"""
+    return hashlib.sha256(b"modelcloud model with projector\0" + model + projector).digest()
+
+
 def _digest(path: str) -> bytes:
     sha = hashlib.sha256()
     with Path(path).open("rb") as file:

@@ -23,6 +23,9 @@ _WORDS = {
     FailureCode.UPSTREAM: "the server behind --engine openai:URL does not answer as an OpenAI-compatible one",
     FailureCode.UPSTREAM_MODEL: "the server behind --engine openai:URL does not list this model",
     FailureCode.NO_GPU: "this llama-cpp-python was built without GPU support; reinstall it with it, or use --cpu",
+    FailureCode.PROJECTOR_INVALID: "the projector (.mmproj.gguf) is damaged, of an unknown kind, or another model's; "
+    "remove it to serve the model without pictures",
+    FailureCode.PICTURES_MISSING: "the model has a projector, but Pillow is not installed; run: make setup-serve",
     FailureCode.COMPUTE: "the model computes no valid numbers (NaN); the file is damaged",
 }
 

@@ -21,6 +21,8 @@ _FILE_TYPES = {
 """llama.cpp's llama_ftype, the meaning of general.file_type."""
 MAX_ARCHITECTURE_CHARS = 32
 INPUT_TENSOR = "token_embd.weight"
+LEAST_PATCHES = 4096
+"""Projectors that go by a picture's size take more patches than their header's usual size has; 1024 tokens of four."""
 OUTPUT_TENSOR = "output.weight"
 _BLOCK = re.compile(r"blk\.(\d{1,4})\.")
 
@@ -82,6 +84,25 @@ def shape_of(header: Header) -> Shape:
         n_vocab=header.n_items("tokenizer.ggml.tokens") or _count(header, f"{architecture}.vocab_size"),
         n_ctx_train=_count(header, f"{architecture}.context_length"),
     )
+
+
+def projector_kind(header: Header) -> str:
+    """Its type, as mtmd names it, of a projector that passed the check."""
+    return header.text("clip.projector_type") or header.text("clip.vision.projector_type")
+
+
+def projector_bytes(header: Header) -> int:
+    """What a projector takes: its weights, and what one picture is computed in."""
+    side, patch = (_count(header, f"clip.vision.{name}") for name in ("image_size", "patch_size"))
+    n_patches = max((side // max(1, patch)) ** 2, LEAST_PATCHES)
+    widths = (_count(header, f"clip.vision.{name}") for name in ("embedding_length", "feed_forward_length"))
+    n_embd, n_ff = widths
+    return sum(header.tensors.values()) + 4 * n_patches * (12 * n_embd + 2 * n_ff)
+
+
+def with_projector(shape: Shape, n_bytes: int) -> Shape:
+    """The shape of a model that sees; on the GPU with the output head."""
+    return msgspec.structs.replace(shape, output_bytes=shape.output_bytes + n_bytes)
 
 
 def _kv_bytes_per_1k(header: Header, architecture: str) -> int | None:

@@ -31,6 +31,16 @@ MAX_DIMENSION = 1 << 40
 MAX_ALIGNMENT = 65_536
 MAX_HEADER_BYTES = 1 << 30
 MAX_NESTED_ARRAYS = 1
+PROJECTOR = "clip"
+"""Architecture of every projector."""
+MAX_PATCHES = 65_536
+"""Of one picture; the largest encoders take 16 384."""
+_PROJECTOR_RANGES = (
+    ("image_size", 1, 16_384), ("patch_size", 1, 1024), ("embedding_length", 1, 65_536), ("block_count", 1, MAX_BLOCKS),
+    ("feed_forward_length", 0, 1 << 20), ("attention.head_count", 1, 1024), ("projection_dim", 0, 65_536),
+    ("projector.scale_factor", 0, 64), ("spatial_merge_size", 0, 64),
+)  # fmt: skip
+"""(key, least, most); least 0: may be absent. A zero in some of them ends the process by a division."""
 
 VERSIONS = (2, 3)
 _STRING, _ARRAY = 8, 9
@@ -98,6 +108,23 @@ def check(file: BinaryIO, size_bytes: int, name: str) -> Header:
     header = _read_header(reader)
     _check_values(reader, header)
     return header
+
+
+def check_projector(path: str) -> Header:
+    """Read and check the header of a projector, through which a model sees.
+
+    Raises:
+        ModelFileError: Says what is wrong with the file.
+        EngineDeadError: No file can be opened now.
+    """
+    with _open(path) as file:
+        reader = _Reader(file, os.fstat(file.fileno()).st_size, Path(path).name)
+        header = _read_header(reader)
+        if header.text("general.architecture") != PROJECTOR:
+            raise reader.fault("it is no projector")
+        _check_finite(reader, header)
+        _check_projector_values(reader, header)
+        return header
 
 
 def read_name(path: str) -> str:
@@ -271,7 +298,7 @@ def _check_values(reader: _Reader, header: Header) -> None:
     architecture = header.text("general.architecture")
     if not architecture:
         raise reader.fault("it does not name its architecture")
-    if architecture == "clip" or header.text("general.type") in {"adapter", "mmproj"}:
+    if architecture == PROJECTOR or header.text("general.type") in {"adapter", "mmproj"}:
         raise reader.fault("it is a part of a model (adapter or projector), not a model")
     blocks = header.number(f"{architecture}.block_count")
     if blocks is None or not 1 <= blocks <= MAX_BLOCKS:
@@ -279,15 +306,36 @@ def _check_values(reader: _Reader, header: Header) -> None:
     n_ctx = header.number(f"{architecture}.context_length")
     if n_ctx is None or n_ctx < 1:
         raise reader.fault("context_length is missing or zero")
-    for key, value in header.metadata.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise reader.fault(f"{_plain(key)} is not a finite number")
+    _check_finite(reader, header)
     n_tokens = len(_list(header.metadata.get("tokenizer.ggml.tokens")))
     if n_tokens > MAX_VOCABULARY:
         raise reader.fault(f"{n_tokens} tokens; at most {MAX_VOCABULARY} are allowed")
     _check_token_ids(reader, header, n_tokens)
     if header.number("split.count") not in {None, 0, 1}:
         raise reader.fault("it is one part of a split model; join the parts with llama-gguf-split --merge")
+
+
+def _check_finite(reader: _Reader, header: Header) -> None:
+    for key, value in header.metadata.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise reader.fault(f"{_plain(key)} is not a finite number")
+
+
+def _check_projector_values(reader: _Reader, header: Header) -> None:
+    if header.metadata.get("clip.has_vision_encoder") is not True:
+        raise reader.fault("it sees no pictures; projectors for sound are not supported")
+    for name, least, most in _PROJECTOR_RANGES:
+        key = f"clip.vision.{name}"
+        value = header.number(key)
+        if value is None and least:
+            raise reader.fault(f"{key} is missing")
+        if value is not None and not max(least, 1) <= value <= most:
+            raise reader.fault(f"{key} must be {max(least, 1)} to {most}")
+    side, patch = (header.number(f"clip.vision.{name}") or 1 for name in ("image_size", "patch_size"))
+    if patch > side or (side / patch) ** 2 > MAX_PATCHES:
+        raise reader.fault("its pictures have an impossible number of patches")
+    if (header.number("clip.vision.embedding_length") or 0) % (header.number("clip.vision.attention.head_count") or 1):
+        raise reader.fault("clip.vision.embedding_length is no multiple of its heads")
 
 
 def _check_token_ids(reader: _Reader, header: Header, n_tokens: int) -> None:

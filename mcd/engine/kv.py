@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mcd.engine.checkpoints import Checkpoints
 from mcd.engine.slots import Cuts, Placement, Slot, is_live, marks_of, must_hold, place
+from mcd.engine.spans import Span, last_position, position
 from mcd.units import Seconds
 
 MAX_IDLE_CACHE_S: Seconds = 600.0
@@ -31,7 +33,16 @@ class KvMemory:
         """Another prefill under way will leave most of this prompt in the memory."""
         return must_hold(self.slots, prompt, cache_key, self._cuts)
 
-    def admit(self, prompt: list[int], n_new: int, cache_key: str, now: Seconds, *, may_be_reused: bool) -> Slot | None:
+    def admit(
+        self,
+        prompt: list[int],
+        n_new: int,
+        cache_key: str,
+        now: Seconds,
+        *,
+        may_be_reused: bool,
+        spans: Sequence[Span] = (),
+    ) -> Slot | None:
         """Take a slot and cells for a prompt and its answer; ``slot.tokens`` is what is already computed."""
         if self._cuts.window:
             for slot in self.slots:
@@ -40,6 +51,7 @@ class KvMemory:
         if found is None:
             return None
         slot = found.slot
+        slot.spans = spans  # what is reused begins like the prompt, so its pictures are the prompt's
         slot.tokens = prompt[: self._reuse(found, now)]
         for victim in found.evict:
             self.clear(victim)
@@ -122,7 +134,9 @@ class KvMemory:
             self.clear(slot)
             return 0
         is_there = self._cut(slot, n_reused, now) if source is slot else self._copy(source, slot, n_reused, now)
-        if is_there and self._lib.llama_memory_seq_pos_max(self._memory, slot.index) == n_reused - 1:
+        if is_there and self._lib.llama_memory_seq_pos_max(self._memory, slot.index) == last_position(
+            slot.spans, n_reused
+        ):
             self._checkpoints.inherit(source, n_reused, slot)
             return n_reused
         self.clear(slot)
@@ -140,7 +154,7 @@ class KvMemory:
 
     def _copy(self, source: Slot, slot: Slot, n_tokens: int, now: Seconds) -> bool:
         self.clear(slot)
-        self._lib.llama_memory_seq_cp(self._memory, source.index, slot.index, 0, n_tokens)
+        self._lib.llama_memory_seq_cp(self._memory, source.index, slot.index, 0, position(slot.spans, n_tokens))
         if not is_live(source, n_tokens, self._cuts, is_copy=True):
             return self._checkpoints.restore(source, n_tokens, slot, now) and self._shorten(slot, n_tokens)
         if self._cuts.window:
@@ -149,4 +163,4 @@ class KvMemory:
         return True
 
     def _shorten(self, slot: Slot, n_tokens: int) -> bool:
-        return bool(self._lib.llama_memory_seq_rm(self._memory, slot.index, n_tokens, -1))
+        return bool(self._lib.llama_memory_seq_rm(self._memory, slot.index, position(slot.spans, n_tokens), -1))

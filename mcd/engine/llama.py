@@ -9,15 +9,14 @@ from collections.abc import Sequence as Items
 from mcd.api.request import ChatRequest
 from mcd.api.tasks import DetokenizeRequest, TokenizeRequest
 from mcd.engine import crash, measure, sampler
-from mcd.engine.backend import MAX_WAITING, MAX_WAITING_BYTES, Facts, Job, Task, not_done
-from mcd.engine.chat import Template, no_template
+from mcd.engine.backend import MAX_WAITING, MAX_WAITING_BYTES, Facts, Job, Task, n_pictures, not_done
 from mcd.engine.gbnf import constraint
 from mcd.engine.lexicon import Lexicon
 from mcd.engine.messages import EngineOptions, FailureCode
 from mcd.engine.model import Context, Model
 from mcd.engine.parsers import families
 from mcd.engine.parsers.message import MessageParser
-from mcd.engine.rendering import Rendering, TemplateError
+from mcd.engine.prompts import MAX_PICTURES, Prompt, Prompts, Written
 from mcd.engine.sampler import Sampler
 from mcd.engine.scheduler import Scheduler
 from mcd.engine.sequence import Sequence, Vocabulary
@@ -32,8 +31,8 @@ class LlamaBackend:
 
     sealing = 0
 
-    def __init__(self, model: Model, options: EngineOptions, rendering: Rendering) -> None:
-        """Allocate and measure. Takes over the model and the template process.
+    def __init__(self, model: Model, options: EngineOptions, prompts: Prompts) -> None:
+        """Allocate and measure. Takes over the model, and with ``prompts`` the processes that write them.
 
         Raises:
             StartError: For a reason that stays.
@@ -47,19 +46,23 @@ class LlamaBackend:
         threads, found = self._trials.choose_threads(self._thread_choices), self._trials.speeds()
         if not options.n_slots:
             self._context.n_slots = measure.slots_for(found.output_tokens_per_s, self._context.n_slots)
-        self._rendering = rendering
-        self._template, note = _template(self._model, rendering)
-        self._family = families.family_of(self._template.dialect if self._template else "")
-        self._may_think = families.may_think(self._family, self._template.source if self._template else "")
+        self._prompts = prompts
+        template = prompts.template
+        self._family = families.family_of(template.dialect if template else "")
+        self._may_think = families.may_think(self._family, template.source if template else "")
         self._vocabulary = Vocabulary(self._model, families.marks(self._family))
         self._scheduler = Scheduler(
-            self._model, self._context, self._ended, self._retune, measure.checkpoint_budget_bytes(budget_bytes)
+            self._model,
+            self._context,
+            self._ended,
+            self._retune,
+            measure.checkpoint_budget_bytes(budget_bytes),
+            prompts.vision,
         )
         self._lexicon = Lexicon(model)
-        self._rendered: dict[int, Job | Task] = {}
-        """Those whose prompt is being written."""
         self._active: dict[int, _Active] = {}
         self._waiting_bytes = 0
+        self._n_pictures = 0
         self._now: Seconds = 0.0
         self._scheduler.tune(found)
         self._facts = Facts(
@@ -69,7 +72,7 @@ class LlamaBackend:
             prefill_tokens_per_s=found.prefill_tokens_per_s,
             output_tokens_per_s=found.output_tokens_per_s,
             device=options.device or f"CPU {threads.decode} thread{'s' * (threads.decode > 1)} {platform.machine()}",
-            notes=(note,) if note else (),
+            notes=(prompts.note,) if prompts.note else (),
         )
         self._facts.tuning = (
             f"tuning: holds, {threads.why}; {self._context.n_slots} slots, {self._scheduler.describe()}",
@@ -81,7 +84,7 @@ class LlamaBackend:
 
     def load(self) -> tuple[int, int]:
         """(running, waiting) sequences."""
-        return self._scheduler.n_running, self._scheduler.n_waiting + len(self._rendered) + self._lexicon.n_open
+        return self._scheduler.n_running, self._scheduler.n_waiting + self._prompts.n_open + self._lexicon.n_open
 
     def submit(self, job: Job) -> None:
         """Have the template write the prompt; `step` goes on when it has.
@@ -90,7 +93,7 @@ class LlamaBackend:
             UserError: The request cannot be served as written.
         """
         if self._has_room(job):
-            self._render(job, job.request)
+            self._write(job, job.request)
 
     def submit_task(self, task: Task) -> None:
         """Tokenise or detokenise, beside the decoding.
@@ -104,43 +107,47 @@ class LlamaBackend:
         if not self._has_room(task):
             return
         if isinstance(request, TokenizeRequest) and request.chat is not None:
-            self._render(task, request.chat)
+            self._write(task, request.chat)
         else:
             self._lexicon.add(task, request)
 
     def _has_room(self, asked: Job | Task) -> bool:
         """Whether one more may wait; refuses it if not."""
         n_bytes = self._waiting_bytes + self._lexicon.n_bytes + asked.size_bytes
-        if self.load()[1] >= MAX_WAITING or n_bytes > MAX_WAITING_BYTES:
+        has_many = isinstance(asked, Job) and self._n_pictures + n_pictures(asked.request) > MAX_PICTURES
+        if has_many or self.load()[1] >= MAX_WAITING or n_bytes > MAX_WAITING_BYTES:
             asked.sink.refused(RefuseReason.BUSY)
             return False
         return True
 
-    def _render(self, asked: Job | Task, request: ChatRequest) -> None:
-        if self._template is None:
-            raise no_template()
-        self._rendering.submit(asked.id, self._template.variables(request, with_tools=_offers_tools(request)))
-        self._rendered[asked.id] = asked
-        self._waiting_bytes += asked.size_bytes
+    def _write(self, asked: Job | Task, request: ChatRequest) -> None:
+        self._prompts.submit(asked, request, with_tools=_offers_tools(request))
+        self._take_in(asked, 1)
 
-    def _begin(self, job: Job, text: str) -> None:
+    def _take_in(self, asked: Job | Task, sign: int) -> None:
+        """Count what a request holds in memory, until its end."""
+        self._waiting_bytes += sign * asked.size_bytes
+        self._n_pictures += sign * (n_pictures(asked.request) if isinstance(asked, Job) else 0)
+
+    def _begin(self, job: Job, written: Written) -> None:
         """Tokenise, check the size, queue one sequence a choice.
 
         Raises:
             UserError: The request cannot be served as written.
         """
-        prompt, thinking = self._prompt(text)
-        limit = self._limit(job, len(prompt))
-        active = _Active(job, len(prompt))
+        prompt = self._prompts.tokenize(written)
+        active = _Active(job, prompt)
         try:
+            limit = self._limit(job, prompt)
+            thinking = families.thinking_after(self._family, prompt.text)
             for choice in range(job.request.n):
                 active.sequences.append(self._sequence(job, choice, prompt, limit, thinking))
             active.sequences[0].replay()
-        except (InvalidRequestError, UnsupportedError):
+        except UserError:
             active.close()
             raise
         self._active[job.id] = active
-        job.sink.started(len(prompt))
+        job.sink.started(len(prompt.tokens))
         if active.sequences[0].finish_reason or limit <= len(job.resume):
             self._end_at_once(active)
             return
@@ -148,61 +155,57 @@ class LlamaBackend:
             self._scheduler.add(sequence)
 
     def step(self, now: Seconds) -> None:
-        """Take up one written prompt, if there is one; one decode."""
+        """Take up the prompts that are written; one decode."""
         self._now = now
-        # while answers run, the template process is looked at only if it owes something: each look is a system call
-        is_looked_at = self._rendering.n_waiting or not self._scheduler.has_computed
-        written = self._rendering.take() if is_looked_at else None
-        if written is not None:
-            self._written(*written)
+        # while answers run, these processes are looked at only if they owe something: each look is a system call
+        if self._prompts.n_open or not self._scheduler.has_computed:
+            for asked, written in self._prompts.take():
+                self._written(asked, written)
         self._lexicon.step()
         self._scheduler.step(now)
 
-    def _written(self, job_id: int, prompt: str | UserError) -> None:
-        job = self._rendered.pop(job_id, None)
-        if job is None:  # cancelled meanwhile
+    def _written(self, asked: Job | Task, written: Written | UserError) -> None:
+        if isinstance(written, UserError):
+            self._fail(asked, written)
             return
-        if isinstance(prompt, UserError):
-            self._fail(job, prompt)
-            return
-        if isinstance(job, Task):
-            self._waiting_bytes -= job.size_bytes
-            self._lexicon.add_prompt(job, lambda: self._prompt(prompt)[0])
+        if isinstance(asked, Task):
+            self._take_in(asked, -1)
+            self._lexicon.add_prompt(asked, lambda: self._prompts.tokenize(written).tokens)
             return
         try:
-            self._begin(job, prompt)
+            self._begin(asked, written)
         except UserError as error:
-            self._fail(job, error)
+            self._fail(asked, error)
         except Exception as error:  # noqa: BLE001 - a request that finds a bug of ours must not end all the others
             crash.report(type(error), error, error.__traceback__)
-            self._active.setdefault(job_id, _Active(job, 0))
-            self.cancel(job_id)
-            job.sink.broken(FailureCode.INTERNAL)
+            self._active.setdefault(asked.id, _Active(asked, Prompt("", [])))
+            self.cancel(asked.id)
+            asked.sink.broken(FailureCode.INTERNAL)
 
-    def _fail(self, job: Job | Task, error: UserError) -> None:
-        self._waiting_bytes -= job.size_bytes
-        job.sink.failed(error)
+    def _fail(self, asked: Job | Task, error: UserError) -> None:
+        self._take_in(asked, -1)
+        asked.sink.failed(error)
 
     def wait_s(self, now: Seconds) -> float | None:
         """0 while there is work; later for what must be overwritten in time."""
         return self._scheduler.wait_s(now)
 
     def wakers(self) -> Items[int]:
-        """The template process and the lexicon; decoding is done in `step`."""
-        return (self._rendering.fileno(), self._lexicon.waker())
+        """The processes that write prompts, and the lexicon; decoding is done in `step`."""
+        return (*self._prompts.wakers(), self._lexicon.waker())
 
     def cancel(self, job_id: int) -> Usage:
         """Free the job's slots."""
         self._lexicon.cancel(job_id)
-        job = self._rendered.pop(job_id, None)
-        if job is not None:
-            self._waiting_bytes -= job.size_bytes
-            self._rendering.cancel(job_id)
+        asked = self._prompts.cancel(job_id)
+        if asked is not None:
+            self._take_in(asked, -1)
         active = self._active.pop(job_id, None)
         if active is None:
             return Usage(0, 0)
-        self._waiting_bytes -= active.job.size_bytes
+        self._take_in(active.job, -1)
         self._scheduler.remove(job_id, self._now)
+        active.prompt.close()
         return active.usage()
 
     def pause(self, job_id: int, *, is_paused: bool) -> None:
@@ -210,8 +213,8 @@ class LlamaBackend:
         self._scheduler.pause(job_id, is_paused=is_paused)
 
     def close(self) -> None:
-        """Free the model; end the template process."""
-        self._rendering.close()
+        """Free the model; end the processes that write prompts."""
+        self._prompts.close()
         self._lexicon.close()
         self._context.close()
         self._model.close()
@@ -223,31 +226,24 @@ class LlamaBackend:
 
     # --- a request ---
 
-    def _prompt(self, text: str) -> tuple[list[int], families.Thinking]:
-        data = text.encode("utf-8", "replace")
-        bos = self._model.special_text(self._model.lib.llama_vocab_bos(self._model.vocab))
-        has_bos = bool(bos) and text.startswith(bos)
-        tokens = self._model.tokenize(data, add_special=not has_bos)
-        if not tokens:
-            raise InvalidRequestError("the prompt is empty", param="messages")
-        return tokens, families.thinking_after(self._family, text)
-
-    def _limit(self, job: Job, n_prompt: int) -> int:
+    def _limit(self, job: Job, prompt: Prompt) -> int:
         """Most tokens a choice may have in all, those resumed after included."""
         n_ctx = self._context.n_ctx
-        room = n_ctx - n_prompt
+        room = n_ctx - len(prompt.tokens)
         wanted = job.request.max_tokens
         if room < 1 or len(job.resume) >= room or (wanted is not None and wanted > room):
+            seen = f", {prompt.n_picture_tokens} of them for pictures," if prompt.n_picture_tokens else ""
             asked = f" and asks for {wanted} more" if wanted is not None else ""
             raise ContextLengthError(
-                f"the prompt has {n_prompt} tokens{asked}; the context of this model holds {n_ctx}", param="messages"
+                f"the prompt has {len(prompt.tokens)} tokens{seen}{asked}; the context of this model holds {n_ctx}",
+                param="messages",
             )
         limit = wanted if wanted is not None else room
         if job.max_output_tokens:
             limit = min(limit, job.max_output_tokens // job.request.n)  # what earlier providers delivered counts too
         return limit
 
-    def _sequence(self, job: Job, choice: int, prompt: list[int], limit: int, thinking: families.Thinking) -> Sequence:
+    def _sequence(self, job: Job, choice: int, prompt: Prompt, limit: int, thinking: families.Thinking) -> Sequence:
         request = job.request
         if job.resume and request.n != 1:
             raise UnsupportedError("an answer with several choices cannot be resumed", param="n")
@@ -258,17 +254,19 @@ class LlamaBackend:
             self._family,
             request.tools if _offers_tools(request) else (),
             is_thinking=thinking == "open",
-            id_seed=array("i", prompt).tobytes() + bytes([choice]),
+            id_seed=array("i", (max(token, -1) for token in prompt.tokens)).tobytes() + bytes([choice]),
         )
-        return Sequence(
+        sequence = Sequence(
             job,
             choice,
-            [*prompt, *job.resume],
+            [*prompt.tokens, *job.resume],
             limit - len(job.resume),
             sampler=Sampler(self._model, sampler.parameters(request, self._model, choice), bound),
             vocabulary=self._vocabulary,
             parser=parser,
         )
+        sequence.spans = prompt.spans
+        return sequence
 
     def _end_at_once(self, active: _Active) -> None:
         for sequence in active.sequences:
@@ -290,52 +288,41 @@ class LlamaBackend:
         active.n_ended += 1
         if active.n_ended == len(active.sequences):
             del self._active[sequence.job.id]
-            self._waiting_bytes -= active.job.size_bytes
+            self._take_in(active.job, -1)
+            active.prompt.close()
             active.job.sink.finished([s.finish_reason for s in active.sequences], active.usage())
 
     def _capabilities(self) -> tuple[str, ...]:
-        if self._template is None:
+        if self._prompts.template is None:
             return ("tokenize",)
-        return ("chat", "json-schema", "tools", "tokenize")  # a template that shows none has them described
+        sees = ("vision",) if self._prompts.vision is not None else ()
+        return ("chat", "json-schema", "tools", "tokenize", *sees)  # a template that shows no tools has them described
 
 
 class _Active:
     """A request under way: its choices. Owner: LlamaBackend."""
 
-    def __init__(self, job: Job, n_prompt_tokens: int) -> None:
+    def __init__(self, job: Job, prompt: Prompt) -> None:
         self.job = job
+        self.prompt = prompt
         self.sequences: list[Sequence] = []
         self.n_ended = 0
-        self._n_prompt_tokens = n_prompt_tokens
 
     def usage(self) -> Usage:
+        n_prompt_tokens = len(self.prompt.tokens)
         return Usage(
-            self._n_prompt_tokens,
+            n_prompt_tokens,
             sum(s.n_generated for s in self.sequences),
             # what the first choice found cached; the others share the first's prompt
-            min(self._n_prompt_tokens, self.sequences[0].n_cached),
+            min(n_prompt_tokens, self.sequences[0].n_cached),
             sum(s.n_reasoning for s in self.sequences),
         )
 
     def close(self) -> None:
         for sequence in self.sequences:
             sequence.close()
+        self.prompt.close()
 
 
 def _offers_tools(request: ChatRequest) -> bool:
     return bool(request.tools) and request.tool_choice != "none"
-
-
-def _template(model: Model, rendering: Rendering) -> tuple[Template | None, str]:
-    """The model's template, or why there is none."""
-    source = model.template()
-    if not source:
-        return None, "the model has no chat template and cannot answer chats"
-    lib = model.lib
-    bos = model.special_text(lib.llama_vocab_bos(model.vocab))
-    eos = model.special_text(lib.llama_vocab_eos(model.vocab))
-    try:
-        rendering.load(source)
-        return Template(source, bos, eos, rendering.render), ""
-    except (TemplateError, UserError) as error:
-        return None, f"{error.message}; the model cannot answer chats"

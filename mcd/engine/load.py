@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import resource
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mcd.engine import renderer, sandbox, script
+from mcd.engine import decoder, renderer, sandbox, script
 from mcd.engine.backend import Backend, StartError
+from mcd.engine.decoding import Decoding
+from mcd.engine.gguf_facts import projector_kind
+from mcd.engine.ggufcheck import check_projector
 from mcd.engine.messages import EngineOptions, FailureCode, Hello
 from mcd.engine.rendering import Rendering
-from mcd.errors import ConfigError
+from mcd.errors import ConfigError, ModelFileError
+
+if TYPE_CHECKING:
+    from mcd.engine.model import Model
+    from mcd.engine.vision import Vision
 
 
 def confine(hello: Hello) -> tuple[str, ...]:
@@ -21,7 +30,9 @@ def confine(hello: Hello) -> tuple[str, ...]:
 
         profile = sandbox.Profile(name="adapter", upstream_port=port_of(hello.source))
     else:
-        profile = sandbox.Profile(read_paths=(hello.source,), needs_gpu=hello.options.gpu)
+        profile = sandbox.Profile(
+            read_paths=tuple(filter(None, (hello.source, hello.projector))), needs_gpu=hello.options.gpu
+        )
     return sandbox.harden(profile).lines()
 
 
@@ -43,13 +54,27 @@ def start_rendering(hello: Hello) -> tuple[Rendering | None, tuple[str, ...]]:
     return rendering, (f"chat templates: holds, in a process of their own, confined as this one: {limits}",)
 
 
+def start_decoding(hello: Hello) -> tuple[Decoding | None, tuple[str, ...]]:
+    """Fork the process in which pictures are decoded, if the model sees them; with it a line for `mcd doctor`."""
+    if not hello.projector or importlib.util.find_spec("PIL") is None:
+        return None, ()
+    try:
+        decoding = Decoding.start()
+    except OSError as fault:
+        return None, (f"pictures: failed, no process for them can be started: {fault.strerror}",)
+    limits = f"{decoder.DECODE_CPU_S:.0f} s and {decoder.MEMORY_BYTES // 2**20} MiB"
+    return decoding, (f"pictures: holds, each decoded in a process of its own, confined as this one: {limits}",)
+
+
 def limit_memory(max_bytes: int) -> None:
     """Bound what this process may allocate, so that a model that takes more than was reckoned harms itself alone."""
     if max_bytes:
         resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
 
 
-def open_backend(hello: Hello, options: EngineOptions, rendering: Rendering | None) -> Backend:
+def open_backend(
+    hello: Hello, options: EngineOptions, rendering: Rendering | None, decoding: Decoding | None = None
+) -> Backend:
     """Import and load what computes.
 
     Raises:
@@ -57,25 +82,29 @@ def open_backend(hello: Hello, options: EngineOptions, rendering: Rendering | No
     """
     limit_memory(options.max_bytes)
     try:
-        return _open(hello, options, rendering)
+        return _open(hello, options, rendering, decoding)
     except MemoryError:
         raise StartError(FailureCode.OUT_OF_MEMORY) from None
 
 
-def _open(hello: Hello, options: EngineOptions, rendering: Rendering | None) -> Backend:
+def _open(hello: Hello, options: EngineOptions, rendering: Rendering | None, decoding: Decoding | None) -> Backend:
     if hello.backend == "scripted":
         return _scripted(hello.source, options)
     if hello.backend == "llama":
         if rendering is None:
             raise StartError(FailureCode.OUT_OF_MEMORY)
-        return open_llama(hello.source, options, rendering)
+        return open_llama(hello.source, options, rendering, decoding, hello.projector)
     from mcd.engine.openai import OpenAIBackend
 
     return OpenAIBackend(hello.source, options)
 
 
-def open_llama(path: str, options: EngineOptions, rendering: Rendering) -> Backend:
+def open_llama(
+    path: str, options: EngineOptions, rendering: Rendering, decoding: Decoding | None = None, projector: str = ""
+) -> Backend:
     """Load a GGUF behind the backend that suits it; takes as long as reading the weights.
+
+    ``projector`` is the file through which it sees; it needs ``decoding``.
 
     Raises:
         StartError: For a reason that stays.
@@ -93,12 +122,31 @@ def open_llama(path: str, options: EngineOptions, rendering: Rendering) -> Backe
         from mcd.engine.embed import EmbedBackend
 
         rendering.close()  # it answers no chats
+        if decoding is not None:
+            decoding.close()
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(-1, 0)  # our only child: else its entry would stay as long as we do
+            while os.waitpid(-1, 0):  # our only children: else their entries would stay as long as we do
+                pass
         return EmbedBackend(model, role, options)
     from mcd.engine.llama import LlamaBackend
+    from mcd.engine.prompts import Prompts
 
-    return LlamaBackend(model, options, rendering)
+    vision = _open_vision(model, options, decoding, projector) if projector else None
+    return LlamaBackend(model, options, Prompts(model, rendering, decoding, vision))
+
+
+def _open_vision(model: Model, options: EngineOptions, decoding: Decoding | None, projector: str) -> Vision:
+    from mcd.engine import measure
+    from mcd.engine.vision import Vision
+
+    if decoding is None:
+        raise StartError(FailureCode.PICTURES_MISSING)
+    try:
+        kind = projector_kind(check_projector(projector))
+    except ModelFileError:
+        raise StartError(FailureCode.PROJECTOR_INVALID) from None
+    n_threads = measure.compute_threads(options.n_threads)
+    return Vision(model, projector, kind, use_gpu=options.gpu, n_threads=n_threads)
 
 
 def _scripted(source: str, options: EngineOptions) -> Backend:

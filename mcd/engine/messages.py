@@ -48,6 +48,10 @@ class FailureCode(IntEnum):
     """--gpu with a build that has no GPU support."""
     UPSTREAM_MODEL = 12
     """The adapter's server does not have the model."""
+    PROJECTOR_INVALID = 13
+    """mtmd refuses the projector, it is not this model's, or of a kind we cannot run."""
+    PICTURES_MISSING = 14
+    """A projector, but nothing to decode pictures with."""
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True, tag=0):
@@ -96,6 +100,8 @@ class Hello(Frame, frozen=True, array_like=True, tag=1):
     model_digest: bytes
     peer_public_key: bytes
     options: EngineOptions
+    projector: str = ""
+    """Path of the file through which the model sees; empty: it does not."""
 
 
 class Certificate(Frame, frozen=True, array_like=True, tag=2):

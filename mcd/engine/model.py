@@ -16,6 +16,8 @@ DEFAULT_SLOTS = 8
 DEFAULT_MAX_CTX = 32_768
 """A model that claims more gets this unless --ctx says so: KV memory is reserved for every slot."""
 N_BATCH = 2048
+N_UBATCH = 512
+"""Rows computed at once."""
 SCRATCH_CELLS = 768
 """Cells beyond those of the slots, for a sequence of our own: a step of the most rows, and padding."""
 MAX_SLOTS = 255
@@ -54,6 +56,8 @@ class Model:
         self.n_vocab: int = lib.llama_vocab_n_tokens(self.vocab)
         if self.n_vocab <= 0:
             raise StartError(FailureCode.MODEL_UNSUPPORTED)
+        self.n_embd_in: int = lib.llama_model_n_embd_inp(self.handle)
+        """Width of an embedding that stands for a token."""
         self.n_ctx_train: int = lib.llama_model_n_ctx_train(self.handle)
         self.cuts = Cuts(
             window=max(0, lib.llama_model_n_swa(self.handle)),
@@ -179,7 +183,7 @@ class Context:
         params = self._lib.llama_context_default_params()
         params.n_ctx = self.n_cells + SCRATCH_CELLS
         params.n_batch = N_BATCH
-        params.n_ubatch = 512
+        params.n_ubatch = N_UBATCH
         params.n_seq_max = self.n_slots + 1
         params.n_threads = n_threads
         params.n_threads_batch = n_threads

@@ -13,7 +13,9 @@ from mcd.engine.model import N_BATCH, Context, Model
 from mcd.engine.pace import Pace
 from mcd.engine.sequence import Sequence
 from mcd.engine.slots import share_prefill
+from mcd.engine.spans import next_span, position
 from mcd.engine.tidy import Tidy
+from mcd.engine.vision import Vision
 from mcd.units import Seconds
 
 MAX_PREFILL_ROWS = 512
@@ -35,8 +37,10 @@ class Scheduler:
         on_end: Callable[[Sequence], None],
         retune: Callable[[], None],
         checkpoint_bytes: int,
+        vision: Vision | None = None,
     ) -> None:
         """Begin idle; ``on_end`` is told of each sequence that finished or broke, ``retune`` when steps grew slow."""
+        self._vision = vision
         self._model = model
         self._context = context
         self._on_end = on_end
@@ -52,7 +56,7 @@ class Scheduler:
             cuts=model.cuts,
             checkpoint_bytes=checkpoint_bytes,
         )
-        self._tidy = Tidy(context, self._batch, self.kv)
+        self._tidy = Tidy(context, self._batch, self.kv, vision)
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._max_prefill_rows = MAX_PREFILL_ROWS
@@ -116,11 +120,12 @@ class Scheduler:
             self._batch.clear_scratch(self._context.handle)
             self._pace.tuned(now)
         self._admit(now)
+        has_looked = self._look(now)
         outputs = self._fill()
         self.has_computed = self._batch.n_rows > 0
         if not self.has_computed:
             return
-        if not self._decode(now):
+        if not self._decode(None if has_looked else now):
             self._break_all(now)
             return
         self._batch.clear()
@@ -151,7 +156,9 @@ class Scheduler:
                 held.append(sequence)
                 continue
             may_be_reused = bool(sequence.job.cache_salt) or sequence.job.request.n > 1
-            slot = self.kv.admit(sequence.prompt, sequence.limit, key, now, may_be_reused=may_be_reused)
+            slot = self.kv.admit(
+                sequence.prompt, sequence.limit, key, now, may_be_reused=may_be_reused, spans=sequence.spans
+            )
             if slot is None:
                 held.append(sequence)
                 break  # in order of arrival: a large request must not starve behind small ones
@@ -161,6 +168,36 @@ class Scheduler:
                 sequence.sampler.attach(self._context.handle, slot.index)
             self._running.append(sequence)
         self._waiting.extendleft(reversed(held))
+
+    def _look(self, now: Seconds) -> bool:
+        """Compute one picture, of whom came first among those that have come to one; False when none has.
+
+        Encoding cannot be divided: whoever streams waits for it. Prompts and tokens go on in the same step.
+        """
+        for sequence in self._running:
+            slot = sequence.slot
+            if self._vision is None or slot is None or not self._is_prefilling(sequence):
+                continue
+            span = next_span(sequence.spans, len(slot.tokens))
+            if span is None or span.start != len(slot.tokens):
+                continue
+            at = position(sequence.spans, span.start)
+            if self._vision.compute(self._context, span, at, slot.index):
+                slot.tokens.extend(sequence.prompt[span.start : span.end])
+                self.kv.computed(slot, now)
+            else:
+                self._break(sequence, now)
+            return True
+        return False
+
+    def _break(self, sequence: Sequence, now: Seconds) -> None:
+        """End one sequence whose memory is unsure."""
+        slot = sequence.slot
+        sequence.finish_reason = "broken"
+        self._leave(sequence, now)
+        if slot is not None:
+            self.kv.clear(slot)
+        self._on_end(sequence)
 
     def _fill(self) -> list[tuple[Sequence, int]]:
         """Decode rows first, then prefill under its budget; (sequence, output row) in row order."""
@@ -174,7 +211,8 @@ class Scheduler:
             elif not sequence.is_paused:
                 slot = sequence.slot
                 assert slot is not None
-                outputs.append((sequence, batch.add_one(sequence.last_token, len(slot.tokens), slot.index)))
+                at = position(sequence.spans, len(slot.tokens)) if sequence.spans else len(slot.tokens)
+                outputs.append((sequence, batch.add_one(sequence.last_token, at, slot.index)))
                 slot.tokens.append(sequence.last_token)
         budget = self._max_prefill_rows
         if outputs:
@@ -192,28 +230,32 @@ class Scheduler:
         done = len(slot.tokens)
         chunk = sequence.prompt[done : done + n_rows]
         is_last = done + len(chunk) == len(sequence.prompt)
-        row = self._batch.add(chunk, done, slot.index, wants_output=is_last)
+        row = self._batch.add(chunk, position(sequence.spans, done), slot.index, wants_output=is_last)
         slot.tokens.extend(chunk)
         if is_last:
             slot.planned = ()
             outputs.append((sequence, row))
 
     def _left(self, sequence: Sequence) -> int:
-        """Tokens of its prompt to compute, up to the next place where a checkpoint is wanted."""
+        """Tokens of its prompt to compute, up to the next picture or place where a checkpoint is wanted."""
         slot = sequence.slot
         assert slot is not None
+        done = len(slot.tokens)
         end = slot.marks[0] if slot.marks else len(sequence.prompt)
-        return end - len(slot.tokens)
+        span = next_span(sequence.spans, done) if sequence.spans else None
+        return (end if span is None else min(end, span.start)) - done
 
     def _is_prefilling(self, sequence: Sequence) -> bool:
         return sequence.slot is not None and len(sequence.slot.tokens) < len(sequence.prompt)
 
-    def _decode(self, now: Seconds) -> bool:
+    def _decode(self, began_at: Seconds | None) -> bool:
+        """Compute the batch; what a step with a picture took says nothing of its pace."""
         status = self._batch.decode(self._context.handle)
         while status == 1 and self.kv.evict_idle():
             # reservations make this impossible unless llama.cpp pads more than we count
             status = self._batch.decode(self._context.handle)
-        self._has_slowed |= self._pace.has_slowed(self._batch.n_rows, time.monotonic() - now, now)
+        if began_at is not None:
+            self._has_slowed |= self._pace.has_slowed(self._batch.n_rows, time.monotonic() - began_at, began_at)
         return status == 0
 
     def _break_all(self, now: Seconds) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence as Items
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from mcd.engine.model import Model
 from mcd.engine.parsers.message import MessageParser
 from mcd.engine.sampler import Sampler, row_of_logits
 from mcd.engine.slots import Slot
+from mcd.engine.spans import Span
 from mcd.engine.text import Characters, Stops
 from mcd.wire.payload import TokenLogprob, ToolCallDelta, TopLogprob
 
@@ -56,7 +58,7 @@ class Sequence:
     __slots__ = (
         "_characters", "_parser", "_stops", "_vocabulary", "choice", "finish_reason", "is_paused", "job",
         "last_token", "limit", "n_cached", "n_generated", "n_logprobs", "n_reasoning", "prompt", "replayed", "sampler",
-        "slot", "stops_after_call",
+        "slot", "spans", "stops_after_call",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +76,8 @@ class Sequence:
         self.choice = choice
         self.prompt = prompt
         """Tokens to compute before the first new one: the conversation, then what is resumed after."""
+        self.spans: Items[Span] = ()
+        """Pictures of the prompt."""
         self.limit = limit
         """Most new tokens."""
         self.sampler = sampler

@@ -96,6 +96,21 @@ def variables(request: ChatRequest, caps: Caps, *, with_tools: bool, now: dateti
     return _thinking(request.reasoning_effort, caps) | dict(request.chat_template_kwargs) | given
 
 
+def marked(messages: Sequence[ChatMessage], marker: str) -> tuple[ChatMessage, ...]:
+    """The messages with ``marker``, a number and ``n`` in the place of each picture, counted through."""
+    shown: list[ChatMessage] = []
+    n_images = 0
+    for message in messages:
+        content, done = "", 0
+        for image in message.images:
+            content += f"{(message.content or '')[done : image.at]}{marker}{n_images}n"
+            done = image.at
+            n_images += 1
+        content += (message.content or "")[done:]
+        shown.append(msgspec.structs.replace(message, content=content, images=()) if message.images else message)
+    return tuple(shown)
+
+
 # --- messages ------------------------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from mcd.engine.spans import Span, whole
+
 MIN_REUSE_TOKENS = 16
 """A shorter common prefix (a template's opening) is computed again: cheaper than losing a longer cache."""
 MIN_HOLD_TOKENS = 64
@@ -52,7 +54,7 @@ class Slot:
 
     __slots__ = (
         "cache_key", "checkpoints", "first_kept", "index", "is_busy", "last_used", "marks", "planned", "reserved",
-        "tokens",
+        "spans", "tokens",
     )  # fmt: skip
 
     def __init__(self, index: int) -> None:
@@ -60,6 +62,8 @@ class Slot:
         self.is_busy = False
         self.tokens: list[int] = []
         """What the KV memory holds for this slot, in order."""
+        self.spans: Sequence[Span] = ()
+        """Pictures of the prompt; all that lie in ``tokens`` are among them."""
         self.planned: Sequence[int] = ()
         """The prompt a busy slot is still computing; ``tokens`` becomes its prefix step by step."""
         self.cache_key = ""
@@ -203,7 +207,7 @@ def _promise(slot: Slot, prompt: list[int], cuts: Cuts) -> int:
     n_shared = _shared(slot.planned, prompt)
     if cuts.anywhere:
         return n_shared
-    mark = _mark(n_shared)
+    mark = whole(prompt, _mark(n_shared))
     return mark if mark > len(slot.tokens) else 0
 
 
@@ -216,7 +220,7 @@ def marks_of(slots: Sequence[Slot], slot: Slot, prompt: list[int]) -> list[int]:
     parted = (_mark(_shared(s.tokens, prompt)) for s in slots if s is not slot and s.cache_key == slot.cache_key)
     wanted = {len(prompt) - 1, *(n for n in parted if n >= MIN_HOLD_TOKENS)}
     wanted.update(range(CHECKPOINT_TOKENS, len(prompt), CHECKPOINT_TOKENS))
-    return sorted(n for n in wanted if done < n < len(prompt))[-MAX_MARKS:]
+    return sorted({n for n in (whole(prompt, n) for n in wanted) if done < n < len(prompt)})[-MAX_MARKS:]
 
 
 def _best_source(slots: Sequence[Slot], prompt: list[int], cache_key: str, cuts: Cuts) -> tuple[Slot | None, int]:
@@ -240,7 +244,7 @@ def _target(idle: list[Slot], source: Slot | None, n_reused: int) -> Slot:
 
 
 def _shared(tokens: Sequence[int], prompt: list[int]) -> int:
-    return min(common_prefix(tokens, prompt), len(prompt) - 1)
+    return whole(prompt, min(common_prefix(tokens, prompt), len(prompt) - 1))
 
 
 def _mark(n_shared: int) -> int:

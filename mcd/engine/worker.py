@@ -16,7 +16,7 @@ from mcd.api.request import ChatRequest
 from mcd.api.tasks import decode_request
 from mcd.engine import crash, load, messages
 from mcd.engine.answer import Answer, Turn
-from mcd.engine.backend import Backend, Job, StartError, Task
+from mcd.engine.backend import Backend, Job, StartError, Task, blind, n_pictures
 from mcd.engine.link import LinkClosedError, WorkerLink
 from mcd.engine.messages import (
     Cancel,
@@ -186,6 +186,8 @@ class Worker:
                 raise InvalidRequestError("only a chat can be resumed", param="resume")
             self._backend.submit_task(Task(frame.id, request, answer, len(raw)))
             return
+        if n_pictures(request) and "vision" not in self._backend.facts().capabilities:
+            raise blind()
         job = Job(
             frame.id,
             request,
@@ -210,7 +212,8 @@ def main(fd: int) -> int:
         hello = _expect(link, Hello)
         report = load.confine(hello)
         rendering, told = load.start_rendering(hello)  # before there are keys, which it must never have
-        report = (*report, *told)
+        decoding, told_too = load.start_decoding(hello)
+        report = (*report, *told, *told_too)
         keys = SealKeys(hello.peer_public_key, hello.model_digest)
         link.post(messages.CertificateWanted(keys.engine_public_key))
         keys.install_certificate(_expect(link, Certificate).certificate)
@@ -219,7 +222,7 @@ def main(fd: int) -> int:
         link.post(messages.Asleep(keys.configs(), keys.key_id, report), 8192)
         options = _sleep(link, keys)
         try:
-            backend = load.open_backend(hello, options, rendering)
+            backend = load.open_backend(hello, options, rendering, decoding)
         except StartError as error:
             link.post(messages.NotReady(error.failure))
             link.flush()

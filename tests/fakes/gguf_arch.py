@@ -18,7 +18,7 @@ KINDS = ("gemma3", "mamba", "lfm2", "lfm2-window")
 """A sliding window, a recurrent state, a hybrid, and a hybrid whose attention has a window."""
 
 
-class _Weights:
+class Weights:
     """Random tensors by name; hidden unit 0 is large in every embedding and written by no layer (see gguf_make)."""
 
     def __init__(self, writer: gguf.GGUFWriter, seed: int) -> None:
@@ -70,8 +70,8 @@ def make(path: Path, kind: str, *, seed: int = 1, n_ctx: int = 2048) -> Path:
             writer.add_float32(name, value)
         else:
             writer.add_uint32(name, value)
-    _add_vocabulary(writer)
-    weights = _Weights(writer, seed)
+    add_vocabulary(writer)
+    weights = Weights(writer, seed)
     weights.embeddings(len(vocabulary()), N_EMBD**0.5 if arch == "gemma3" else 1.0)
     weights.ones("token_embd_norm.weight" if arch == "lfm2" else "output_norm.weight", N_EMBD)
     for layer in range(N_LAYER):
@@ -83,7 +83,7 @@ def make(path: Path, kind: str, *, seed: int = 1, n_ctx: int = 2048) -> Path:
     return path
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
+def add_vocabulary(writer: gguf.GGUFWriter) -> None:
     tokens = vocabulary()
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
@@ -107,14 +107,14 @@ def _gemma3_values() -> dict[str, Any]:
     }
 
 
-def _gemma3_layer(weights: _Weights, layer: int) -> None:
+def _gemma3_layer(weights: Weights, layer: int) -> None:
     name, head = f"blk.{layer}", N_EMBD // N_HEAD
     _attention(weights, name)
     weights.ones(f"{name}.attn_q_norm.weight", head)
     weights.ones(f"{name}.attn_k_norm.weight", head)
     for norm in ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"):
         weights.ones(f"{name}.{norm}.weight", N_EMBD)
-    _feed_forward(weights, name)
+    feed_forward(weights, name)
 
 
 def _mamba_values() -> dict[str, Any]:
@@ -126,7 +126,7 @@ def _mamba_values() -> dict[str, Any]:
     }
 
 
-def _mamba_layer(weights: _Weights, layer: int) -> None:
+def _mamba_layer(weights: Weights, layer: int) -> None:
     name = f"blk.{layer}"
     weights.ones(f"{name}.attn_norm.weight", N_EMBD)
     weights.add(f"{name}.ssm_in.weight", 2 * D_INNER, N_EMBD)
@@ -149,7 +149,7 @@ def _lfm2_values() -> dict[str, Any]:
     }
 
 
-def _lfm2_layer(weights: _Weights, layer: int) -> None:
+def _lfm2_layer(weights: Weights, layer: int) -> None:
     name, head = f"blk.{layer}", N_EMBD // N_HEAD
     weights.ones(f"{name}.attn_norm.weight", N_EMBD)
     weights.ones(f"{name}.ffn_norm.weight", N_EMBD)
@@ -162,10 +162,10 @@ def _lfm2_layer(weights: _Weights, layer: int) -> None:
         weights.add(f"{name}.shortconv.conv.weight", N_EMBD, 3)
         weights.add(f"{name}.shortconv.in_proj.weight", 3 * N_EMBD, N_EMBD)
         weights.add(f"{name}.shortconv.out_proj.weight", N_EMBD, N_EMBD, writes_hidden=True)
-    _feed_forward(weights, name)
+    feed_forward(weights, name)
 
 
-def _attention(weights: _Weights, name: str) -> None:
+def _attention(weights: Weights, name: str) -> None:
     n_kv = N_EMBD // N_HEAD * N_HEAD_KV
     weights.add(f"{name}.attn_q.weight", N_EMBD, N_EMBD)
     weights.add(f"{name}.attn_k.weight", n_kv, N_EMBD)
@@ -173,7 +173,7 @@ def _attention(weights: _Weights, name: str) -> None:
     weights.add(f"{name}.attn_output.weight", N_EMBD, N_EMBD, writes_hidden=True)
 
 
-def _feed_forward(weights: _Weights, name: str) -> None:
+def feed_forward(weights: Weights, name: str) -> None:
     weights.add(f"{name}.ffn_gate.weight", N_FF, N_EMBD)
     weights.add(f"{name}.ffn_up.weight", N_FF, N_EMBD)
     weights.add(f"{name}.ffn_down.weight", N_EMBD, N_FF, writes_hidden=True)

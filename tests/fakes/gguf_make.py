@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ def make(
     n_ctx: int = N_CTX,
     text_only: bool = False,
     pre: str = "gpt-2",
+    more_tokens: Sequence[str] = (),
 ) -> Path:
     """Write a file.
 
@@ -54,6 +55,7 @@ def make(
         nan_tensor: Make one weight tensor NaN.
         n_ctx: Trained context length.
         pre: How llama.cpp splits text into words.
+        more_tokens: Special tokens beside the usual ones.
         text_only: Make letters and spaces likely and the end token impossible: long readable answers.
     """
     values: dict[str, Any] = {
@@ -76,14 +78,15 @@ def make(
             writer.add_string(key, value)
         else:
             writer.add_uint32(key, value)
-    tokens = vocabulary()
+    usual = vocabulary()
+    tokens = [*usual, *more_tokens]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
-    writer.add_token_types([3 if token in SPECIALS else 1 for token in tokens])
+    writer.add_token_types([3 if token in {*SPECIALS, *more_tokens} else 1 for token in tokens])
     writer.add_token_merges(list(MERGES))
-    writer.add_uint32("tokenizer.ggml.bos_token_id", len(tokens) - 1)
-    writer.add_uint32("tokenizer.ggml.eos_token_id", len(tokens) - 2)
+    writer.add_uint32("tokenizer.ggml.bos_token_id", len(usual) - 1)
+    writer.add_uint32("tokenizer.ggml.eos_token_id", len(usual) - 2)
     writer.add_add_bos_token(False)
     if template is not None:
         writer.add_chat_template(template)
