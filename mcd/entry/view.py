@@ -44,14 +44,18 @@ class MeshEntry:
         return self._router.explain(Want(model, n_prompt_tokens, n_output_tokens))
 
     def models(self) -> Sequence[ModelCard]:
-        """Every model somebody serves now; an alias of several files shows the one that would be asked first."""
+        """Every model somebody serves now; an alias of several files shows the one that would be asked first.
+
+        What it does is what any of them does: a request goes to one that does all it needs.
+        """
         snapshot = self._directory.snapshot(self._clock.unix_ms())
         links = {link.peer_id: link.rtt_s for link in self._mesh.links()}
         cards: list[ModelCard] = []
         for alias in sorted(snapshot.by_alias):
             offers = snapshot.by_alias[alias]
             chosen = preferred_digests(offers, self._router.health, self._clock.now())[0]
-            cards.append(_model_card([offer for offer in offers if offer.model.digest == chosen], links))
+            does = {name for offer in offers for name in offer.model.capabilities}
+            cards.append(_model_card([offer for offer in offers if offer.model.digest == chosen], does, links))
         return cards
 
     def peers(self) -> Sequence[PeerCard]:
@@ -91,14 +95,14 @@ class MeshEntry:
         )
 
 
-def _model_card(offers: Sequence[Offer], links: Mapping[PeerId, Seconds | None]) -> ModelCard:
+def _model_card(offers: Sequence[Offer], does: set[str], links: Mapping[PeerId, Seconds | None]) -> ModelCard:
     models = [offer.model for offer in offers]
     rtts = [rtt_s for offer in offers if (rtt_s := 0.0 if offer.is_own else links.get(offer.peer_id)) is not None]
     return ModelCard(
         alias=models[0].alias,
         digest=ModelDigest(models[0].digest),
         n_ctx=max(model.n_ctx for model in models),
-        capabilities=tuple(sorted({name for model in models for name in model.capabilities})),
+        capabilities=tuple(sorted(does)),
         n_providers=len(offers),
         n_slots=sum(model.n_slots for model in models),
         best_rtt_s=min(rtts, default=None),
