@@ -54,11 +54,20 @@ def _keep(requests: int, answers: int, size_bytes: int) -> None:
 
     killable.freeze()
     keeper, ceiling = os.getpid(), size_bytes and size_bytes + MEMORY_BYTES
-    while (request := receive(requests, MAX_REQUEST_BYTES)) is not None:
-        child = Child(lambda inward, outward: _work(inward, outward, ceiling, keeper), MAX_ANSWER_BYTES)
-        answer = child.exchange(framed(request), DECODE_WALL_S)
-        end = child.bury()  # also one that answered: it has seen a stranger's bytes
-        send(answers, answer if answer is not None else bytes([end]))
+    while _serve_one(requests, answers, ceiling, keeper):
+        pass
+
+
+def _serve_one(requests: int, answers: int, ceiling: int, keeper: int) -> bool:
+    """Answer one request and forget it; False when the worker has gone."""
+    request = receive(requests, MAX_REQUEST_BYTES)
+    if request is None:
+        return False
+    child = Child(lambda inward, outward: _work(inward, outward, ceiling, keeper), MAX_ANSWER_BYTES)
+    answer = child.exchange(framed(request), DECODE_WALL_S)
+    end = child.bury()  # also one that answered: it has seen a stranger's bytes
+    send(answers, answer if answer is not None else bytes([end]))
+    return True
 
 
 def _work(requests: int, answers: int, ceiling: int, keeper: int) -> None:

@@ -213,7 +213,7 @@ def test_what_is_out_of_range_is_named(members: dict[str, Any], param: str) -> N
     ("members", "param"),
     [
         (
-            message(role="user", content=[{"type": "image_url", "image_url": {"url": "http://10.0.0.1/x"}}]),
+            message(role="user", content=[{"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}]),
             "messages[1].content[0]",
         ),
         (message(role="user", content=[{"type": "input_audio"}]), "messages[1].content[0]"),

@@ -171,7 +171,7 @@ def test_conversations_to_tokenise() -> None:
         ({"content": "a", "prompt": "b"}, "content"),
         ({"content": "a", "messages": []}, "content"),
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, None),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, None),
         ({"content": "a" * (MAX_TEXT_CHARS + 1)}, "content"),
         ({"content": "a", "with_pieces": True}, "with_pieces"),
         ({"content": "a", "model": None}, "model"),
