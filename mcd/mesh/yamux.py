@@ -158,8 +158,8 @@ class Yamux(IMuxedConn):  # type: ignore[misc]  # libp2p ships no types that myp
                 continue
             stream = self._backlog.popleft()
             if not stream.is_closed:
-                self.put(wire.encode(wire.WINDOW, wire.ACK, stream.stream_id, 0))
-                return stream
+                self._queue.put(wire.encode(wire.WINDOW, wire.ACK, stream.stream_id, 0))
+                return stream  # no ring: the answer to the stream's negotiation is about to take it along
         raise MuxedConnUnavailable("connection has ended")
 
     async def start(self) -> None:

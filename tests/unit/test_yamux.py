@@ -125,8 +125,17 @@ async def test_streams_nobody_accepts_are_capped() -> None:
         await settle()
         assert len(peer.sent(wire.WINDOW, wire.RST)) == 5
         assert not peer.sent(wire.WINDOW, wire.ACK), "only accepting acknowledges"
-        await muxer.accept_stream()
+        stream = await muxer.accept_stream()
+        await stream.write(b"an answer takes the acknowledgement along")
         await settle()
+        assert [frame.stream_id for frame in peer.sent(wire.WINDOW, wire.ACK)] == [1]
+
+
+async def test_a_stream_accepted_and_left_unanswered_is_acknowledged_with_the_next_ping() -> None:
+    async with yamux_and_peer() as (muxer, peer):
+        await peer.send(wire.WINDOW, wire.SYN, 1)
+        await muxer.accept_stream()
+        await trio.sleep(yamux_pulse.PING_EVERY_S + 0.1)
         assert [frame.stream_id for frame in peer.sent(wire.WINDOW, wire.ACK)] == [1]
 
 
