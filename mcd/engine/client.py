@@ -63,6 +63,8 @@ class EngineProcess:
         self.starts = Starts()
         self.used_at: Seconds = 0.0
         """When it was loaded, or a request last came or ended."""
+        self.ready_at: Seconds = 0.0
+        """When it was loaded."""
         self.fit = ""
         """What the room chose, for people."""
         self._spec = spec
@@ -365,7 +367,7 @@ class EngineProcess:
         if self._measured is not None:
             self._measured.put(ModelDigest(self._digest), self._device, self._facts)
         self._state, self._detail = "ready", "; ".join(ready.notes)
-        self.used_at = now
+        self.used_at = self.ready_at = now
         self.starts.succeeded()
         self._end_waking()
         self._log.info(

@@ -46,12 +46,13 @@ class Starts:
         """How often in a row there was, or may have been, not enough memory; each time the model is made to fit into
         less."""
         self._n_crashes = 0
-        self._was_ready = False
+        self.was_ready = False
+        """It was loaded once since the daemon started: want of memory will pass."""
 
     def succeeded(self) -> None:
         """The model is loaded."""
         self.n_load_failures = 0
-        self._was_ready = True
+        self.was_ready = True
 
     def ended(self, failure: int | None, end: str, *, is_loading: bool) -> Verdict:
         """Judge the end of a process.
@@ -65,8 +66,9 @@ class Starts:
             self.n_load_failures += 1
             return Verdict(False, "not enough memory; the next try makes do with less")
         if failure is not None:
-            return Verdict(failure != FailureCode.UPSTREAM, words(failure))  # an upstream may come back
-        if not self._was_ready:
+            may_pass = failure == FailureCode.UPSTREAM or (failure == FailureCode.OUT_OF_MEMORY and self.was_ready)
+            return Verdict(not may_pass, words(failure))  # an upstream may come back, other programs may end
+        if not self.was_ready:
             self._n_crashes += 1
             if self._n_crashes >= MAX_START_CRASHES:
                 return Verdict(True, f"the inference process stops while loading ({end}): {BAD_FILE}")

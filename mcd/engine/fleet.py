@@ -140,18 +140,17 @@ class Fleet:
         if shape is None:
             return engine.options
         with trio.move_on_after(MAX_ROOM_WAIT_S):
-            async with self._loading:
-                while not await self._make_room(engine):  # noqa: ASYNC110 - requests of several engines end
-                    await trio.sleep(ROOM_LOOK_S)
-                return await self._fit(engine, shape)
-        raise RefusedError(
-            "other models on this machine are busy", reason=RefuseReason.LOADING, retry_after_s=MAX_ROOM_WAIT_S
-        )
+            while True:
+                async with self._loading:  # not while it waits: another may fit now
+                    if await self._make_room(engine):
+                        return await self._fit(engine, shape)
+                await trio.sleep(ROOM_LOOK_S)
+        raise _no_room("other models on this machine are busy")
 
     async def _make_room(self, engine: EngineProcess) -> bool:
         others = [other for other in self._engines if other is not engine and other.is_loaded and other.shape]
         residents = [
-            Resident(index, self._taken.get(other, 0), other.is_busy, other.used_at)
+            Resident(index, self._taken.get(other, 0), self._must_stay(other), other.used_at)
             for index, other in enumerate(others)
         ]
         victims = self._victims(engine, self._free_of_pool(engine), residents)
@@ -164,6 +163,11 @@ class Fleet:
             if not await others[index].sleep():
                 return False
         return True
+
+    def _must_stay(self, engine: EngineProcess) -> bool:
+        """It works, or is a guest for a shorter while than loading it took: else requests could have us only load."""
+        is_new = self._clock.now() - engine.ready_at < engine.status().load_ms / 1000
+        return engine.is_busy or (engine not in self._shares and is_new)
 
     def _victims(self, engine: EngineProcess, free_bytes: int, residents: list[Resident]) -> tuple[int, ...] | None:
         most = free_bytes + sum(resident.n_bytes for resident in residents)
@@ -182,6 +186,8 @@ class Fleet:
             devices = shrunk(await self._devices(), engine.starts.n_load_failures)
             fit = fit_gpu(shape, capped(devices, room_bytes), host_bytes, wish)
             device = label(devices[0]) + (f" +{len(devices) - 1}" if len(devices) > 1 else "")
+        if fit is None and engine.starts.was_ready:
+            raise _no_room("other programs on this machine have taken the memory")
         if fit is None:
             raise ModelFileError(self._too_big(shape, wish, room_bytes))
         self._taken[engine] = sum(fit.device_bytes) if self._use_gpu else fit.host_bytes
@@ -234,6 +240,10 @@ async def _load(engine: EngineProcess) -> None:
     if engine.status().state != "failed":
         engine.wake()
         await engine.awake()
+
+
+def _no_room(why: str) -> RefusedError:
+    return RefusedError(why, reason=RefuseReason.LOADING, retry_after_s=MAX_ROOM_WAIT_S)
 
 
 def _options(options: EngineOptions, fit: Fit, device: str) -> EngineOptions:

@@ -15,8 +15,8 @@ class Resident(msgspec.Struct, frozen=True):
     index: int
     n_bytes: int
     """What its unloading gives back."""
-    is_busy: bool
-    """Requests run or wait there: it is never unloaded."""
+    must_stay: bool
+    """Requests run or wait there, or it has only just come: it is not unloaded now."""
     used_at: Seconds
 
 
@@ -47,7 +47,7 @@ def make_room(least: int, room_bytes: int, residents: Sequence[Resident]) -> tup
     for resident in sorted(residents, key=lambda resident: resident.used_at):
         if least <= room_bytes:
             break
-        if not resident.is_busy:
+        if not resident.must_stay:
             victims.append(resident.index)
             room_bytes += resident.n_bytes
     return tuple(victims) if least <= room_bytes else None

@@ -141,6 +141,57 @@ async def test_a_model_with_requests_is_never_unloaded(
         assert len((await here.sides[2].ask(chat("now there is", max_tokens=2))).tokens) == 2
 
 
+async def test_who_fits_now_does_not_wait_behind_who_waits_for_room(
+    specs: list[EngineSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with machine(specs, tmp_path) as here:
+        await here.wait_for("ready", "ready", "asleep")
+        large = here.engines[2]
+        monkeypatch.setattr(here.fleet, "_least", lambda engine: (400 if engine is large else 200) * MIB)
+        held, _ = here.sides[0].seal(chat("long", temperature=0.0))
+        async with here.engines[0].submit(held) as first:
+            await anext(first)
+            before = here.engines[1].status().key_id
+            assert await here.engines[1].sleep()
+            while here.engines[1].status().key_id == before:  # noqa: ASYNC110 - a snapshot has no event
+                await trio.sleep(0.01)
+            large.wake()
+            with trio.fail_after(fleet.MAX_ROOM_WAIT_S * 0.75):
+                assert len((await here.sides[1].ask(chat("fits", max_tokens=2))).tokens) == 2
+            assert here.states == ["ready", "ready", "asleep"]
+
+
+async def test_who_was_just_loaded_stays_as_long_as_that_took(specs: list[EngineSpec], tmp_path: Path) -> None:
+    """Requests to two cold models in turn had the machine load and nothing else."""
+    async with machine(specs, tmp_path) as here:
+        await here.wait_for("ready", "ready", "asleep")
+        guest = here.engines[2]
+        held, _ = here.sides[0].seal(chat("long", temperature=0.0))
+        async with here.engines[0].submit(held) as first:
+            await anext(first)
+            await here.sides[2].ask(chat("wake up", max_tokens=1))
+            assert here.states == ["ready", "asleep", "ready"]
+            assert guest._facts is not None
+            guest._facts = msgspec.structs.replace(guest._facts, load_ms=6000)
+            assert len((await here.sides[1].ask(chat("not yet", max_tokens=1))).tokens) == 1
+            assert trio.current_time() - guest.ready_at >= 6
+            assert here.states == ["ready", "ready", "asleep"]
+
+
+async def test_want_of_memory_passes(specs: list[EngineSpec], tmp_path: Path) -> None:
+    """Another program takes it for a while: a model that was loaded before is refused, not lost for good."""
+    async with machine(specs[:1], tmp_path) as here:
+        await here.wait_for("ready")
+        assert await here.engines[0].sleep()
+        here.fleet._room_bytes = lambda: 10 * MIB
+        with pytest.raises(RefusedError) as refused:
+            await here.sides[0].ask(chat("no room"))
+        assert refused.value.reason == RefuseReason.LOADING
+        assert here.states == ["asleep"]
+        here.fleet._room_bytes = lambda: ROOM_FOR_TWO
+        assert len((await here.sides[0].ask(chat("now there is", max_tokens=2))).tokens) == 2
+
+
 async def test_an_idle_guest_leaves_and_whom_it_displaced_comes_back(
     specs: list[EngineSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

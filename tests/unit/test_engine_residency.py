@@ -44,12 +44,12 @@ def test_room_is_made_by_the_longest_unused_and_never_by_the_busy(
     least: int, room: int, loaded: list[Resident]
 ) -> None:
     victims = make_room(least, room, loaded)
-    idle = [resident for resident in loaded if not resident.is_busy]
+    idle = [resident for resident in loaded if not resident.must_stay]
     if victims is None:
         assert room + sum(resident.n_bytes for resident in idle) < least
         return
     assert room + sum(loaded[index].n_bytes for index in victims) >= least
-    assert not any(loaded[index].is_busy for index in victims)
+    assert not any(loaded[index].must_stay for index in victims)
     spared = [resident.used_at for resident in idle if resident.index not in victims]
     assert all(loaded[index].used_at <= at for index in victims for at in spared)
     if room >= least:
@@ -70,6 +70,8 @@ def test_want_of_memory_is_tried_once_more_and_a_crash_twice() -> None:
     proven = Starts()
     proven.succeeded()
     assert not any(proven.ended(None, "SIGKILL", is_loading=False).is_final for _ in range(5))
+    assert not any(proven.ended(FailureCode.OUT_OF_MEMORY, "", is_loading=True).is_final for _ in range(3))
+    assert proven.ended(FailureCode.MODEL_INVALID, "", is_loading=True).is_final
     assert not Starts().ended(FailureCode.UPSTREAM, "", is_loading=True).is_final
 
 
