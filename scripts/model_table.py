@@ -43,7 +43,18 @@ yourself as `NAME.gguf` is served as `NAME` all the same.
 | who learns of it | the hub sees your address and what you fetch; no other peer does, until you serve the model |
 
 Limits: split files (`-00001-of-00003.gguf`) are refused, so choose a quantisation in one file. Files over 50 GB come
-through the hub's chunk store, which this version cannot resume after a crash. Vision projectors are not pulled.
+through the hub's chunk store, which this version cannot resume after a crash.
+
+## Models that see pictures
+
+A model sees through a second file, its projector. The rule is one: `NAME.mmproj.gguf` belongs to `NAME.gguf` in the
+same folder. `mcd pull` brings it along for the models below that do `vision`, and fetches it later for one that is
+here without; for any other model put the file there under that name (hubs call it `mmproj-...gguf`). It is loaded with
+the model, takes its size in memory and more to compute in, and becomes part of the model's digest: with another
+projector, or none, it is another model to the mesh. `mcd show` and `mcd models --local` say whether it is there; remove
+it to serve the model without.
+
+Not all projectors can be run: those for sound, HunyuanVL's and DeepSeek 4's are refused at the start, with words.
 
 ## Known by name
 

@@ -25,7 +25,7 @@ _COLUMNS = (
 _LOCAL_COLUMNS = (
     *table.text("MODEL"),
     *table.numbers("SIZE", "CTX"),
-    *table.text("QUANT", "LICENCE", "DIGEST", "SOURCE"),
+    *table.text("QUANT", "VISION", "LICENCE", "DIGEST", "SOURCE"),
 )
 SHORT_DIGEST_CHARS = 12
 
@@ -90,6 +90,7 @@ def _local_row(model: LocalModel) -> list[str]:
         table.size(model.size_bytes),
         "-" if model.n_ctx is None else table.context(model.n_ctx),
         model.quantisation or "-",
+        "-" if model.projector_bytes is None else table.size(model.projector_bytes),
         model.licence or "-",
         (model.digest or "-")[:SHORT_DIGEST_CHARS],
         model.source or "put here by hand",

@@ -17,7 +17,7 @@ from mcd.cli.progress import ProgressLine
 from mcd.config import EMBEDDED_MODEL
 from mcd.engine.catalogue import sanitise_alias
 from mcd.engine.gguf_facts import facts_of
-from mcd.engine.ggufcheck import check_file
+from mcd.engine.ggufcheck import check_file, check_projector
 from mcd.engine.known_models import KnownModel, by_source, known_models, near
 from mcd.errors import ModelFileError
 from mcd.store import hub, models
@@ -64,7 +64,8 @@ def execute(args: argparse.Namespace) -> int:
     wanted = choose(args.model)
     here = models.read(args.home).get(wanted.name)
     if here is not None:
-        return _already(args.home, here, wanted)
+        _already(args.home, here, wanted)
+        return _pull_projector(args.home, wanted, here)
     _open(args.home)
     offered = hub.look_up(wanted.repo, wanted.file)
     if wanted.known is not None and wanted.known.sha256 not in {None, offered.sha256}:
@@ -75,6 +76,7 @@ def execute(args: argparse.Namespace) -> int:
     entry = _examine(wanted, offered, licence, path)
     models.add(args.home, entry, path)
     hub.discard(path)
+    _pull_projector(args.home, wanted, entry)
     print(f"{entry.name} is here: {models.path_of(args.home, entry)}")
     print(f"serve it: mcd run --gpu --model {entry.name} (or --cpu)")
     return exits.OK
@@ -119,11 +121,29 @@ def _by_name(text: str) -> Wanted:
     )
 
 
-def _already(home: Path, here: LocalModel, wanted: Wanted) -> int:
+def _already(home: Path, here: LocalModel, wanted: Wanted) -> None:
     source = f"{wanted.repo}:{wanted.file}"
     if here.source not in {None, source}:
         raise CommandError(f"{here.name} is here from {here.source}; remove it first with: mcd rm {here.name}")
     print(f"{here.name} is here already: {models.path_of(home, here)}")
+
+
+def _pull_projector(home: Path, wanted: Wanted, here: LocalModel) -> int:
+    """Fetch the file through which a known model sees, unless it is here or there is none."""
+    if wanted.known is None or wanted.known.projector is None or models.projector_of(home, here).exists():
+        return exits.OK
+    offered = hub.look_up(wanted.repo, wanted.known.projector)
+    _check_room(models.folder(home), offered)
+    path = _fetch(home, msgspec.structs.replace(wanted, file=wanted.known.projector), offered)
+    try:
+        check_projector(str(path))
+    except ModelFileError:
+        hub.discard(path)
+        raise
+    seeing = msgspec.structs.replace(here, projector_bytes=offered.size_bytes, projector_digest=offered.sha256)
+    models.add_projector(home, seeing, path)
+    hub.discard(path)
+    print(f"it sees pictures, through {models.projector_of(home, here)}")
     return exits.OK
 
 

@@ -29,11 +29,12 @@ def execute(args: argparse.Namespace) -> int:
         )
     if _is_served(args.home, model.name):
         raise CommandError(f"{model.name} is being served; stop mcd run, or start it without this model, first")
-    if not args.yes and not _agrees(f"delete {model.name}, {table.size(model.size_bytes)}, from this machine?"):
+    size = table.size(model.size_bytes + (model.projector_bytes or 0))
+    if not args.yes and not _agrees(f"delete {model.name}, {size}, from this machine?"):
         print("kept", file=sys.stderr)
         return exits.ERROR
     models.remove(args.home, model)
-    print(f"{model.name} is gone; {table.size(model.size_bytes)} are free again")
+    print(f"{model.name} is gone; {size} are free again")
     return exits.OK
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from mcd.cli import client, exits, table
 from mcd.cli.exits import CommandError
-from mcd.config import EMBEDDED_MODEL
+from mcd.config import EMBEDDED_MODEL, PROJECTOR_SUFFIX
 from mcd.engine import memory
 from mcd.engine.catalogue import embedded_path
 from mcd.engine.fit import FLOOR_CTX, KV_SHARE, MIB, PROCESS_BYTES, Wish, fit_host, least_bytes, size
-from mcd.engine.gguf_facts import GgufFacts, facts_of, shape_of
-from mcd.engine.ggufcheck import Header, check_file
+from mcd.engine.gguf_facts import GgufFacts, facts_of, projector_bytes, shape_of, with_projector
+from mcd.engine.ggufcheck import Header, check_file, check_projector
 from mcd.engine.known_models import KnownModel, by_source, known_models, near
 from mcd.store import models
 from mcd.store.models import LocalModel
@@ -40,7 +40,8 @@ def execute(args: argparse.Namespace) -> int:
         raise CommandError(_unknown(args.model, args.home), exits.NOT_FOUND)
     header = None if path is None else check_file(str(path))
     facts = None if header is None else facts_of(header)
-    answer = describe(args.model, local, known, facts, path) | fits_here(header, known, memory.room_bytes())
+    n_bytes = _projector_needs(path)
+    answer = describe(args.model, local, known, facts, path) | fits_here(header, known, memory.room_bytes(), n_bytes)
     if args.json:
         client.print_json(answer)
         return exits.OK
@@ -66,6 +67,8 @@ def describe(
         "source": (local.source if local else None) or (known.source if known else None),
         "revision": local.revision if local else None,
         "licence": (local.licence if local else None) or (known.licence if known else None),
+        "projector_bytes": _projector_bytes(local, known),
+        "projector_digest": local.projector_digest if local else None,
         "pulled_at": local.pulled_at if local else None,
         "architecture": facts.architecture if facts else None,
         "n_params": known.n_params if known else None,
@@ -79,10 +82,13 @@ def describe(
     }
 
 
-def fits_here(header: Header | None, known: KnownModel | None, room_bytes: int) -> dict[str, Any]:
+def fits_here(
+    header: Header | None, known: KnownModel | None, room_bytes: int, projector_needs: int = 0
+) -> dict[str, Any]:
     """Whether this machine's memory holds it, and how; a model that is not here is judged by the list."""
     if header is not None:
-        shape, wish = shape_of(header), Wish(max_kv_bytes=int(memory.total_bytes() * KV_SHARE))
+        shape = with_projector(shape_of(header), projector_needs)
+        wish = Wish(max_kv_bytes=int(memory.total_bytes() * KV_SHARE))
         found, least = fit_host(shape, room_bytes, wish), least_bytes(shape, wish)
         does_fit, words = found is not None, found.why if found else ""
     else:
@@ -92,6 +98,17 @@ def fits_here(header: Header | None, known: KnownModel | None, room_bytes: int) 
     if not does_fit:
         words = f"it takes {size(least)} and {size(room_bytes)} is free; a smaller quantisation takes less"
     return {"fits": does_fit, "fit": words, "least_bytes": least, "room_bytes": room_bytes}
+
+
+def _projector_needs(path: Path | None) -> int:
+    """Memory that the projector beside a file takes; 0 when there is none."""
+    beside = None if path is None else path.with_suffix(PROJECTOR_SUFFIX)
+    return projector_bytes(check_projector(str(beside))) if beside is not None and beside.is_file() else 0
+
+
+def _projector_bytes(local: LocalModel | None, known: KnownModel | None) -> int | None:
+    """Of what is here, if it is; None for a model that sees nothing."""
+    return local.projector_bytes if local is not None else (known.projector_bytes or None) if known else None
 
 
 def _memory_bytes(size_bytes: int, known: KnownModel | None, kv_1k: int | None, n_ctx: int | None) -> int | None:
@@ -129,9 +146,16 @@ def _lines(answer: dict[str, Any]) -> list[tuple[str, str]]:
         ("context", None if answer["n_ctx"] is None else f"{answer['n_ctx']} tokens"),
         ("memory", needs),
         ("fits here", f"{'yes' if answer['fits'] else 'no'}, on the processor: {answer['fit']}"),
+        ("sees", _sees(answer["projector_bytes"], is_local=answer["is_local"])),
         ("does", ", ".join(part for part in (" ".join(answer["does"] or ()), template) if part)),
     ]
     return [(title, words) for title, words in lines if words]
+
+
+def _sees(projector_bytes: int | None, *, is_local: bool) -> str:
+    if projector_bytes is None:
+        return ""
+    return f"pictures, through a projector of {table.size(projector_bytes)}" + (" beside it" if is_local else "")
 
 
 def _params(n_params: int | None) -> str:

@@ -46,7 +46,7 @@ class KnownModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Of the file, rounded to 10 MB; also the memory its weights take."""
     n_ctx: Annotated[int, Meta(gt=0)]
     """Context it was trained for, tokens."""
-    does: tuple[Literal["chat", "tools", "reasoning", "code", "embeddings", "rerank"], ...]
+    does: tuple[Literal["chat", "tools", "reasoning", "code", "vision", "embeddings", "rerank"], ...]
     n_kv_layers: Count
     """Layers whose cache grows with the context; 0 for encoders."""
     n_kv_heads: Count
@@ -56,6 +56,10 @@ class KnownModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     window_tokens: Count = 0
     kv_bytes_per_1k: Count
     """Memory for each 1024 tokens of context; always what `kv_bytes` gives."""
+    projector: Annotated[str, Meta(pattern=r"^[\w./-]+\.gguf$")] | None = None
+    """File of the same repository through which it sees pictures; with `vision` in ``does``."""
+    projector_bytes: Count = 0
+    """Its size, rounded to 10 MB; the memory it takes, too."""
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")] | None = None
     """The file as others saw it; None where no one wrote it down. The hub's own value is what a pull checks."""
 
@@ -67,7 +71,12 @@ class KnownModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def memory_bytes(self, n_ctx: int) -> int:
         """Weights and cache for one context of this length; the compute buffers come on top (a few 100 MB)."""
         window = kv_bytes(self.n_window_layers, self.n_kv_heads, self.head_dim, min(n_ctx, self.window_tokens))
-        return self.size_bytes + window + kv_bytes(self.n_kv_layers, self.n_kv_heads, self.head_dim, n_ctx)
+        return (
+            self.size_bytes
+            + self.projector_bytes
+            + window
+            + kv_bytes(self.n_kv_layers, self.n_kv_heads, self.head_dim, n_ctx)
+        )
 
 
 def kv_bytes(n_layers: int, n_kv_heads: int, head_dim: int, n_tokens: int) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from mcd.config import PROJECTOR_SUFFIX
 from mcd.errors import ConfigError
 
 MODELS_FOLDER = "models"
@@ -46,6 +47,10 @@ class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
     """Context it was trained for, by its own header."""
     pulled_at: str | None = None
     """RFC 3339, UTC."""
+    projector_bytes: int | None = None
+    """Size of the file through which it sees, beside its own; None when there is none."""
+    projector_digest: str | None = None
+    """SHA-256, hex, of that file as it was pulled."""
 
 
 class _Index(msgspec.Struct, kw_only=True):
@@ -63,6 +68,11 @@ def path_of(home: Path, model: LocalModel) -> Path:
     return folder(home) / model.file
 
 
+def projector_of(home: Path, model: LocalModel) -> Path:
+    """Where the file lies through which a model sees, if it does."""
+    return path_of(home, model).with_suffix(PROJECTOR_SUFFIX)
+
+
 def read(home: Path) -> dict[str, LocalModel]:
     """What is in the folder, by name: the index's entries whose file is there, and files put there by hand.
 
@@ -73,11 +83,19 @@ def read(home: Path) -> dict[str, LocalModel]:
         files = {path.name: path.stat().st_size for path in folder(home).glob(f"*{SUFFIX}") if path.is_file()}
     except OSError as problem:
         raise ConfigError(f"cannot read {folder(home)}: {problem.strerror}") from problem
+    projectors = {file: size_bytes for file, size_bytes in files.items() if file.endswith(PROJECTOR_SUFFIX)}
     found = {name: entry for name, entry in _read_index(home).models.items() if entry.file in files}
     for file, size_bytes in files.items():
         name = file.removesuffix(SUFFIX)
-        found.setdefault(name, LocalModel(name=name, file=file, size_bytes=size_bytes))
-    return dict(sorted(found.items()))
+        if file not in projectors:
+            found.setdefault(name, LocalModel(name=name, file=file, size_bytes=size_bytes))
+    return {name: _with_projector(entry, projectors) for name, entry in sorted(found.items())}
+
+
+def _with_projector(model: LocalModel, projectors: dict[str, int]) -> LocalModel:
+    size_bytes = projectors.get(model.file.removesuffix(SUFFIX) + PROJECTOR_SUFFIX)
+    digest = model.projector_digest if size_bytes is not None else None
+    return msgspec.structs.replace(model, projector_bytes=size_bytes, projector_digest=digest)
 
 
 def unfinished_bytes(home: Path) -> int:
@@ -99,14 +117,29 @@ def add(home: Path, model: LocalModel, fresh: Path) -> None:
         _write_index(home, index)
 
 
+def add_projector(home: Path, model: LocalModel, fresh: Path) -> None:
+    """Give a checked projector its name beside its model; ``model`` says what it is.
+
+    Raises:
+        ConfigError: The folder cannot be written.
+    """
+    with _locked(home) as index:
+        _sync(fresh)
+        fresh.rename(projector_of(home, model))
+        _sync(folder(home))
+        index.models[model.name] = model
+        _write_index(home, index)
+
+
 def remove(home: Path, model: LocalModel) -> None:
-    """Delete a file and its entry. A daemon that has the file open keeps it until it stops.
+    """Delete a file, its projector and its entry. A daemon that has the file open keeps it until it stops.
 
     Raises:
         ConfigError: The folder cannot be written.
     """
     with _locked(home) as index:
         path_of(home, model).unlink(missing_ok=True)
+        projector_of(home, model).unlink(missing_ok=True)
         if index.models.pop(model.name, None) is not None:
             _write_index(home, index)
 

@@ -22,8 +22,9 @@ import pytest
 from mcd.cli.show import fits_here
 from mcd.engine.catalogue import resolve
 from mcd.engine.known_models import known_models
+from mcd.errors import ConfigError
 from mcd.store import models
-from tests.fakes import gguf_make
+from tests.fakes import gguf_make, gguf_mmproj
 from tests.fakes.entry import MODEL
 from tests.fakes.hub import COMMIT, TOKEN, HubServer
 
@@ -120,9 +121,10 @@ def test_a_pulled_model_is_listed_shown_served_and_removed(home: Path, server: H
     assert entry == {
         "name": NAME, "file": f"{NAME}.gguf", "size_bytes": len(tiny), "digest": digest, "source": f"{REPO}:{FILE}",
         "revision": COMMIT, "licence": "apache-2.0", "quantisation": "Q4_K_M", "n_ctx": gguf_make.N_CTX,
+        "projector_bytes": None, "projector_digest": None,
     }  # fmt: skip
     table = mcd(home, "models", "--local").stdout.splitlines()
-    assert table[0].split() == ["MODEL", "SIZE", "CTX", "QUANT", "LICENCE", "DIGEST", "SOURCE"]
+    assert table[0].split() == ["MODEL", "SIZE", "CTX", "QUANT", "VISION", "LICENCE", "DIGEST", "SOURCE"]
     assert table[1].split()[0] == NAME
     shown = json.loads(mcd(home, "show", NAME, "--json").stdout)
     assert (shown["is_local"], shown["digest"], shown["architecture"]) == (True, digest, "llama")
@@ -146,6 +148,39 @@ def test_a_pulled_model_is_listed_shown_served_and_removed(home: Path, server: H
     assert left(home) == ["index.json"]
     assert json.loads(mcd(home, "models", "--local", "--json").stdout) == []
     assert mcd(home, "rm", NAME, "--yes").returncode == 4
+
+
+def test_a_projector_comes_along_is_shown_and_goes_again(home: Path, server: HubServer, tiny: bytes) -> None:
+    known = known_models()["gemma-3-4b-it"]
+    assert known.projector is not None
+    folder = home / "models"
+    projector = gguf_mmproj.make_projector(home.parent / "projector.gguf", "llava").read_bytes()
+    server.hub.add(known.repo, known.file, tiny)
+    server.hub.add(known.repo, known.projector, tiny)
+    wrong = mcd(home, "pull", known.name, url=server.url)
+    assert (wrong.returncode, "it is no projector" in wrong.stderr) == (1, True)
+    assert left(home) == [f"{known.name}.gguf", "index.json"]
+    server.hub.add(known.repo, known.projector, projector)
+    done = mcd(home, "pull", known.name, url=server.url)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"it sees pictures, through {folder / known.name}.mmproj.gguf"
+    assert (folder / f"{known.name}.mmproj.gguf").read_bytes() == projector
+    n_asked = len(server.hub.asked)
+    assert mcd(home, "pull", known.name, url=server.url).returncode == 0
+    assert len(server.hub.asked) == n_asked
+
+    (entry,) = json.loads(mcd(home, "models", "--local", "--json").stdout)
+    assert (entry["projector_bytes"], entry["projector_digest"]) == (
+        len(projector),
+        hashlib.sha256(projector).hexdigest(),
+    )
+    assert "pictures, through a projector of" in mcd(home, "show", known.name).stdout
+    (spec,) = resolve([known.name], home, "llama")
+    assert spec.projector == str(folder / f"{known.name}.mmproj.gguf")
+    with pytest.raises(ConfigError, match="that is a projector"):
+        resolve([spec.projector], home, "llama")
+    assert mcd(home, "rm", known.name, "--yes").returncode == 0
+    assert left(home) == ["index.json"]
 
 
 def test_a_file_of_any_repository(home: Path, server: HubServer, tiny: bytes) -> None:

@@ -10,8 +10,9 @@ import pytest
 
 from mcd.engine import ggufcheck
 from mcd.engine.catalogue import embedded_path
+from mcd.engine.gguf_facts import projector_bytes, projector_kind, shape_of, with_projector
 from mcd.errors import ModelFileError
-from tests.fakes import gguf_make
+from tests.fakes import gguf_make, gguf_mmproj
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +89,57 @@ def test_files_that_are_no_whole_model(tmp_path: Path, key: str, value: object, 
     path = gguf_make.make(tmp_path / "part.gguf", metadata={key: value})
     with pytest.raises(ModelFileError, match=says):
         ggufcheck.check_file(str(path))
+
+
+@pytest.fixture(scope="module")
+def projector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return gguf_mmproj.make_projector(tmp_path_factory.mktemp("models") / "good.mmproj.gguf", "gemma3")
+
+
+def test_a_projector_is_known_and_no_model(projector: Path, good: Path) -> None:
+    header = ggufcheck.check_projector(str(projector))
+    assert projector_kind(header) == "gemma3"
+    assert projector_bytes(header) > projector.stat().st_size
+    shape = shape_of(ggufcheck.check_file(str(good)))
+    assert with_projector(shape, 1000).weight_bytes == shape.weight_bytes + 1000
+    assert "not a model" in fault(projector)
+    with pytest.raises(ModelFileError, match="it is no projector"):
+        ggufcheck.check_projector(str(good))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("clip.has_vision_encoder", False, "projectors for sound"), ("clip.has_vision_encoder", None, "pictures"),
+        ("clip.vision.patch_size", 0, "patch_size must be 1"),
+        ("clip.vision.image_size", None, "image_size is missing"),
+        ("clip.vision.image_size", 99_999, "image_size must be"), ("clip.vision.patch_size", 64, "number of patches"),
+        ("clip.vision.image_size", 16_384, "number of patches"), ("clip.vision.attention.head_count", 5, "no multiple"),
+        ("clip.vision.block_count", 0, "block_count must be"),
+        ("clip.vision.block_count", 10**6, "block_count must be"),
+        ("clip.vision.projector.scale_factor", 0, "scale_factor must be 1"),
+        ("clip.vision.attention.layer_norm_epsilon", float("nan"), "not a finite number"),
+    ],
+)  # fmt: skip
+def test_a_projector_with_an_impossible_value_is_refused(tmp_path: Path, key: str, value: object, words: str) -> None:
+    path = gguf_mmproj.make_projector(tmp_path / "bad.mmproj.gguf", "gemma3", metadata={key: value})
+    with pytest.raises(ModelFileError, match=words):
+        ggufcheck.check_projector(str(path))
+
+
+def test_mutated_projectors_never_surprise(projector: Path, tmp_path: Path) -> None:
+    data, n_header = projector.read_bytes(), ggufcheck.check_projector(str(projector)).data_at
+    choose = random.Random(6)
+    path = tmp_path / "mutant.mmproj.gguf"
+    refused = 0
+    for _ in range(400):
+        mutant = bytearray(data)
+        for _ in range(choose.randint(1, 8)):
+            at = choose.randrange(n_header)
+            mutant[at : at + 4] = choose.choice([b"\xff" * 4, bytes(4), choose.randbytes(4)])
+        path.write_bytes(mutant)
+        try:
+            ggufcheck.check_projector(str(path))
+        except ModelFileError as error:
+            refused += error.message.startswith("mutant.mmproj.gguf is not a usable GGUF file: ")
+    assert 200 < refused < 400
