@@ -11,10 +11,11 @@ import secrets
 from collections.abc import Sequence
 
 from mcd.api.request import ChatRequest
+from mcd.engine.aside import Aside, Outcome
 from mcd.engine.backend import Job, Task, blind
 from mcd.engine.chat import Template, no_template
 from mcd.engine.decoding import Decoding, EncodedPicture, Picture
-from mcd.engine.model import Model
+from mcd.engine.model import MAX_SHALLOW_BYTES, Model
 from mcd.engine.rendering import Rendering, TemplateError
 from mcd.engine.spans import Span
 from mcd.engine.vision import Pictures, Vision
@@ -28,12 +29,14 @@ _NONCE_BYTES = 16
 class Written:
     """What the two processes made of a request."""
 
-    __slots__ = ("marker", "pictures", "text")
+    __slots__ = ("marker", "pictures", "text", "tokenized")
 
     def __init__(self, marker: str, pictures: tuple[Picture, ...] | None) -> None:
         self.marker = marker
         self.pictures = pictures
         self.text: str | None = None
+        self.tokenized: Outcome[Prompt] | None = None
+        """Of a long text, which is tokenised beside the decoding."""
 
     @property
     def is_whole(self) -> bool:
@@ -77,6 +80,10 @@ class Prompts:
         self._decoding = decoding
         self.vision = vision
         self.template, self.note = _template(model, rendering)
+        self._bos = model.special_text(model.lib.llama_vocab_bos(model.vocab))
+        """Asked for once: `tokenize` is called in threads too."""
+        self._long: Aside[Prompt] = Aside()
+        """A text of a megabyte takes a second, and streams would stand still."""
         self._pending: dict[int, tuple[Job | Task, Written]] = {}
 
     @property
@@ -112,6 +119,7 @@ class Prompts:
         asked, _ = self._pending.pop(asked_id, (None, None))
         if asked is not None:
             self._rendering.cancel(asked_id)
+            self._long.cancel(asked_id)
             if self._decoding is not None:
                 self._decoding.cancel(asked_id)
         return asked
@@ -129,6 +137,11 @@ class Prompts:
             if not isinstance(pictures[1], UserError):
                 self._pending[pictures[0]][1].pictures = pictures[1]
             self._settle(pictures[0], pictures[1], done)
+        while (tokenized := self._long.take()) is not None:
+            if tokenized[0] in self._pending:
+                asked, written = self._pending.pop(tokenized[0])
+                written.tokenized = tokenized[1]
+                done.append((asked, written))
         return done
 
     def _settle(self, asked_id: int, came: object, done: list[tuple[Job | Task, Written | UserError]]) -> None:
@@ -136,6 +149,8 @@ class Prompts:
         if isinstance(came, UserError):
             self.cancel(asked_id)
             done.append((asked, came))
+        elif written.is_whole and isinstance(asked, Job) and _is_long(written):
+            self._long.add(asked_id, lambda: self.tokenize(written), len(written.text or ""))
         elif written.is_whole:
             del self._pending[asked_id]
             done.append((asked, written))
@@ -143,7 +158,7 @@ class Prompts:
     def wakers(self) -> tuple[int, ...]:
         """Readable when `take` has something to do."""
         ends = (self._rendering,) if self._decoding is None else (self._rendering, self._decoding)
-        return tuple(end.fileno() for end in ends)
+        return (self._long.fileno(), *(end.fileno() for end in ends))
 
     def tokenize(self, written: Written) -> Prompt:
         """The prompt.
@@ -151,9 +166,10 @@ class Prompts:
         Raises:
             InvalidRequestError: It is empty, or the template does not show the pictures.
         """
+        if written.tokenized is not None:
+            return written.tokenized.take()
         text = written.text or ""
-        bos = self._model.special_text(self._model.lib.llama_vocab_bos(self._model.vocab))
-        add_special = not (bool(bos) and text.startswith(bos))
+        add_special = not (bool(self._bos) and text.startswith(self._bos))
         if written.pictures and self.vision is not None:
             parts = _parts(text, written)
             prompt = Prompt(text, *self.vision.tokenize(parts, add_special=add_special))
@@ -169,10 +185,16 @@ class Prompts:
     def close(self) -> None:
         """End the processes, free the projector."""
         self._rendering.close()
+        self._long.close()
         if self._decoding is not None:
             self._decoding.close()
         if self.vision is not None:
             self.vision.close()
+
+
+def _is_long(written: Written) -> bool:
+    """Whether tokenising would hold up everybody's next token. Pictures are for the loop: they share the projector."""
+    return not written.pictures and len(written.text or "") > MAX_SHALLOW_BYTES
 
 
 def _pictures(request: ChatRequest) -> list[EncodedPicture]:

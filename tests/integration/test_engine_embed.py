@@ -276,7 +276,8 @@ async def test_tokens_there_and_back(tmp_path: Path) -> None:
     assert foreign.failure.param == "tokens"
 
 
-async def test_streams_go_on_beside_a_long_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("as_chat", [False, True])
+async def test_streams_go_on_beside_a_long_text(tmp_path: Path, as_chat: bool) -> None:
     path = gguf_make.make(tmp_path / "wide.gguf", text_only=True, n_ctx=16_384)
     text = "".join(random.Random(4).choices("abcdefghij", k=1_000_000))
     async with running(spec(path), ONE) as side:
@@ -287,7 +288,12 @@ async def test_streams_go_on_beside_a_long_text(tmp_path: Path) -> None:
         async def tokenise(scope: trio.CancelScope) -> None:
             nonlocal n_before, n_after
             n_before = stream.n_chunks
-            assert len((await side.ask(TokenizeRequest(model="m", text=text))).ids) > 300_000
+            if as_chat:
+                refused = await side.ask(chat(text))
+                assert refused.failure is not None
+                assert refused.failure.code == "context_length_exceeded"
+            else:
+                assert len((await side.ask(TokenizeRequest(model="m", text=text))).ids) > 300_000
             n_after = stream.n_chunks
             scope.cancel()
 
