@@ -28,6 +28,9 @@ ACTIVATIONS = 20
 MIN_ROWS = 32
 STEP_GOAL_S = 0.25
 """On a slow machine a step takes fewer rows, so that a cancel or another request waits about this long."""
+WHOLE_STEP_S = 16.0
+"""Longest step of one whole text: nobody else is served meanwhile, a cancel waits, and after `life.STUCK_S` of silence
+the daemon takes the process for dead."""
 MEASURED_ROWS = 128
 
 Vector = npt.NDArray[np.float32]
@@ -86,7 +89,7 @@ class Encoder:
         self._free = list(range(N_SEQUENCES))
 
     def measure(self) -> float:
-        """Tokens a second, tried twice; sets how many rows a step takes.
+        """Tokens a second, tried twice; sets how many rows a step takes, and how many tokens a text may have.
 
         Raises:
             StartError: The model computes no numbers.
@@ -103,6 +106,8 @@ class Encoder:
             seconds = time.perf_counter() - began
         speed = n_rows / max(seconds, 1e-6)
         self._goal_rows = max(MIN_ROWS, min(self._goal_rows, int(speed * STEP_GOAL_S)))
+        if self._role.is_whole:
+            self.n_ctx = min(self.n_ctx, max(MIN_ROWS, int(speed * WHOLE_STEP_S)))
         return speed
 
     def add(self, item: Item) -> bool:

@@ -12,8 +12,12 @@ import pytest
 import trio
 
 from mcd.api.tasks import DetokenizeRequest, EmbeddingsRequest, RerankRequest, TokenizeRequest
+from mcd.engine import abi, encoder
 from mcd.engine.catalogue import EngineSpec
+from mcd.engine.life import STUCK_S
 from mcd.engine.messages import EngineOptions
+from mcd.engine.model import Model
+from mcd.engine.roles import role_of
 from tests.fakes import gguf_make
 from tests.fakes.engine_entry import Answer, EntrySide, chat, running
 from tests.fakes.gguf_embed import (
@@ -117,6 +121,27 @@ async def test_a_text_longer_than_a_step_is_computed_in_chunks(tmp_path: Path) -
         too_long = await side.ask(embed("a", (7,) * 513))
     assert too_long.failure is not None
     assert (too_long.failure.code, too_long.failure.param) == ("context_length_exceeded", "input[1]")
+
+
+def test_a_slow_machine_takes_shorter_texts_where_they_must_be_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2048 tokens at 40 a second were a step of 51 s, after which the daemon had long ended the process."""
+    assert encoder.WHOLE_STEP_S * 2 < STUCK_S
+    monkeypatch.setattr(encoder, "WHOLE_STEP_S", 1e-6)
+    lib = abi.load_library()
+    for path, n_ctx in (
+        (make_encoder(tmp_path / "whole.gguf"), encoder.MIN_ROWS),
+        (decoder(LAST)(tmp_path / "chunks.gguf"), 512),
+    ):
+        model = Model(lib, str(path))
+        role = role_of(model)
+        assert role is not None
+        slow = encoder.Encoder(model, role, ONE, 1, 1 << 30)
+        slow.measure()
+        assert slow.n_ctx == n_ctx
+        slow.close()
+        model.close()
 
 
 @pytest.mark.spec("ENV-35")
