@@ -233,8 +233,6 @@ class Failover:
         match event:
             case Waiting():
                 trial.queued(event.queue_s)
-            case Answering():
-                trial.prompt_counted(event.n_prompt_tokens)
             case Delta():
                 trial.tokens_came(len(event.tokens))
             case Vectors() | Scores() | Tokens() | Text():

@@ -20,7 +20,8 @@ from mcd.units import Seconds
 from mcd.wire.messages import ModelOffer, RefuseReason
 
 CHARS_PER_TOKEN = 4
-"""For predicting prefill before the engine has counted; English text."""
+"""For predicting prefill, and for learning from it: who counts a longer prompt than it had would seem faster. English
+text."""
 TOKENS_PER_IMAGE = 512
 """The same for a picture: projectors make 64 to 1024 of one."""
 EXPECTED_OUTPUT_TOKENS = 256
@@ -62,10 +63,6 @@ class Trial:
         self._queue_s = max(self._queue_s, queue_s)
         now = self._router.clock.now()
         self._router.estimates.queue_reported(self.candidate.peer_id, self.candidate.digest, queue_s, now)
-
-    def prompt_counted(self, n_prompt_tokens: int) -> None:
-        """The engine counted the prompt: better than our guess."""
-        self._n_prompt_tokens = n_prompt_tokens or self._n_prompt_tokens
 
     def tokens_came(self, n_tokens: int) -> None:
         """Output tokens arrived."""
@@ -191,7 +188,7 @@ def want_of(request: AnyRequest) -> Want:
     needs = {CAPABILITIES[type(request)]}
     if not isinstance(request, ChatRequest):
         return Want(request.model, 1 + _n_task_tokens(request), 0, frozenset(needs))
-    n_chars = sum(len(message.content or "") for message in request.messages)
+    n_chars = _n_chat_chars(request)
     if request.tools and request.tool_choice != "none":
         needs.add("tools")
     if request.response_format.type == "json_schema":
@@ -205,6 +202,14 @@ def want_of(request: AnyRequest) -> Want:
         n_output_tokens=(request.max_tokens or EXPECTED_OUTPUT_TOKENS) * request.n,
         capabilities=frozenset(needs),
     )
+
+
+def _n_chat_chars(request: ChatRequest) -> int:
+    """Of what the template shows: agents' tools and calls are often longer than what is said."""
+    n_chars = sum(len(tool.description or "") + len(tool.parameters or b"") for tool in request.tools)
+    for message in request.messages:
+        n_chars += len(message.content or "") + sum(len(call.function.arguments) for call in message.tool_calls)
+    return n_chars
 
 
 def _n_task_tokens(request: TaskRequest) -> int:

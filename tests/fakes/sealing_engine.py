@@ -47,7 +47,8 @@ class Play(msgspec.Struct, kw_only=True):
     cheat: str = ""
     """``receipt`` signs one token too many, ``count`` announces one too many, ``usage`` bills one too many, ``prompt``
     shows a longer prompt than it signs, ``amount`` signs a debt, ``cached`` signs more cached tokens than it shows,
-    ``all cached`` shows more of them than the prompt has, ``thoughts`` shows more thinking than output,
+    ``started`` counts
+    four billion tokens of prompt before it begins, ``all cached`` shows more of them than the prompt has, ``thoughts`` shows more thinking than output,
     ``cancelled`` ends as if the entry had wished it,
     ``fault`` finds fault with the request once all tokens are out."""
     n_ctx: int = 4096
@@ -132,7 +133,7 @@ class SealingEngine:
             raise RefusedError("scripted", reason=RefuseReason.KEY_UNKNOWN)
         opened = self._keys.open(request.header, request.sealed, self._clock.unix_ms())
         sealer = opened.sealer
-        yield EngineStarted(sealer.response_key, N_PROMPT_TOKENS)
+        yield EngineStarted(sealer.response_key, N_PROMPT_TOKENS if play.cheat != "started" else 2**32 - 1)
         if play.failure is not None:
             receipt = self._keys.sign_receipt(sealer, Usage(0, 0))
             yield EngineFinished(sealer.seal_error(encode_failure(play.failure)), receipt, 0, 0)

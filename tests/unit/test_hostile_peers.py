@@ -140,6 +140,18 @@ async def test_a_provider_that_only_says_it_lives_is_held_against_it_when_the_us
         assert entry.router.health.ok_fraction(liar.peer_id) == 0.0
 
 
+async def test_a_long_prompt_that_a_provider_makes_up_does_not_make_it_fast() -> None:
+    learned: list[float] = []
+    for cheat in ("", "started"):
+        async with nodes(ada=Play(start_s=2.0, cheat=cheat)) as (entry, providers):
+            await entry.ask()
+            known = entry.router.estimates.learned(providers["ada"].peer_id, DIGEST)
+            assert known is not None
+            learned.append(known.correction)
+    assert learned[0] == pytest.approx(learned[1])
+    assert learned[0] > 1
+
+
 async def test_a_slow_reader_is_not_held_against_the_provider() -> None:
     async with nodes(ada=Play(n_tokens=20)) as (entry, providers):
         request = ChatRequest(model=ALIAS, messages=(ChatMessage(role="user", content="hi"),))

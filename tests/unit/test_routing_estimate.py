@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 import pytest
 
+from mcd.api import chat
+from mcd.entry.router import want_of
 from mcd.ids import ModelDigest, PeerId
 from mcd.routing import estimate as estimate_module
 from mcd.routing.estimate import (
@@ -180,3 +184,12 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         estimates.sent(PeerId(peer), DIGEST)
     assert estimates.learned(A, DIGEST) is None
     assert estimates.learned(PeerId("c"), DIGEST) is not None
+
+
+def test_tools_and_calls_count_as_prompt() -> None:
+    schema = '{"type":"object","properties":{"a":{"type":"string","description":"' + "x" * 4000 + '"}}}'
+    asked = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    tool = {"type": "function", "function": {"name": "f", "parameters": json.loads(schema)}}
+    plain, with_tool = (want_of(chat.parse(json.dumps(asked | more).encode())) for more in ({}, {"tools": [tool]}))
+    assert plain.n_prompt_tokens == 1
+    assert 1000 <= with_tool.n_prompt_tokens <= 1100
