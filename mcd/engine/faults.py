@@ -26,6 +26,8 @@ _WORDS = {
     FailureCode.PROJECTOR_INVALID: "the projector (.mmproj.gguf) is damaged, of an unknown kind, or another model's; "
     "remove it to serve the model without pictures",
     FailureCode.PICTURES_MISSING: "the model has a projector, but Pillow is not installed; run: make setup-serve",
+    FailureCode.PROJECTOR_SLOW: "one picture takes more than 20 s on this machine, and everybody waits for it; "
+    "use --gpu, or remove the projector (.mmproj.gguf)",
     FailureCode.COMPUTE: "the model computes no valid numbers (NaN); the file is damaged",
 }
 

@@ -77,6 +77,9 @@ class LlamaBackend:
         self._facts.tuning = (
             f"tuning: holds, {threads.why}; {self._context.n_slots} slots, {self._scheduler.describe()}",
         )
+        if prompts.vision is not None:
+            seen = f"pictures: holds, one takes {prompts.vision.encode_s:.1f} s, and other answers wait for it"
+            self._facts.tuning = (*self._facts.tuning, seen)
 
     def facts(self) -> Facts:
         """What was measured at the start."""

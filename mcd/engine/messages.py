@@ -52,6 +52,8 @@ class FailureCode(IntEnum):
     """mtmd refuses the projector, it is not this model's, or of a kind we cannot run."""
     PICTURES_MISSING = 14
     """A projector, but nothing to decode pictures with."""
+    PROJECTOR_SLOW = 15
+    """A picture takes longer than everybody else may be kept waiting."""
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True, tag=0):

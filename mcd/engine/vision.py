@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ _JOINT = frozenset({"gemma4v", "gemma4uv"})
 """Those that go by size, and whose cells see one another."""
 _UNABLE = frozenset({"hunyuanvl", "deepseek4v"})
 """Those whose cells depend on what stands before the picture."""
+MAX_ENCODE_S = 20.0
+"""Of one picture. Nobody on this engine gets a token meanwhile; after twice as long it is taken for stuck, and ended."""
 TRIED_SIDE = 1024
 """Of the picture that is tried at the start: several tiles, where there are any."""
 _TEXT = 0
@@ -99,6 +102,8 @@ class Vision:
         if not lib.mtmd_support_vision(self.handle) or (model.cuts.window and not self._is_flat):
             # where positions skip, a window's first cell cannot be told from its position
             raise StartError(FailureCode.PROJECTOR_INVALID)
+        self.encode_s = 0.0
+        """What one picture took, when it was tried."""
         self._largest = (0, 0)
         """Width and height of the largest picture since the last `wipe`."""
         self._try_out()
@@ -172,8 +177,8 @@ class Vision:
         """Cut a large picture and compute a part of it: what goes wrong at every picture goes wrong here.
 
         Raises:
-            StartError: The vocabulary lacks a word that the projector puts around pictures, or what it computes is no
-                number.
+            StartError: The vocabulary lacks a word that the projector puts around pictures, what it computes is no
+                number, or takes so long that others must not wait for it.
         """
         white = Picture(TRIED_SIDE, TRIED_SIDE, b"\xff" * (3 * TRIED_SIDE**2))
         try:
@@ -181,12 +186,16 @@ class Vision:
         except InvalidRequestError:
             raise StartError(FailureCode.PROJECTOR_INVALID) from None
         chunk = pictures.spans[0].chunk
+        began = time.perf_counter()
         is_sound = self._lib.mtmd_encode_chunk(self.handle, chunk) == 0 and all(
             math.isfinite(value) for value in self._lib.mtmd_get_output_embd(self.handle)[: self._model.n_embd_in]
         )
+        self.encode_s = time.perf_counter() - began
         pictures.close()
         if not is_sound:
             raise StartError(FailureCode.PROJECTOR_INVALID)
+        if self.encode_s > MAX_ENCODE_S:
+            raise StartError(FailureCode.PROJECTOR_SLOW)
 
     def _special(self, name: str) -> list[int]:
         lib, vocab = self._model.lib, self._model.vocab

@@ -8,7 +8,7 @@ cells as its size demands) and ``idefics3`` (a picture is cut into tiles with wo
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gguf
 import numpy as np
@@ -16,9 +16,25 @@ import numpy as np
 from tests.fakes import gguf_arch, gguf_make
 from tests.fakes.gguf_make import N_EMBD, N_FF, N_HEAD, N_LAYER
 
-N_VISION, N_VISION_FF, N_VISION_HEAD, N_VISION_LAYER = 32, 64, 2, 2
-IMAGE_SIDE, PATCH_SIDE, MERGE = 32, 4, 2
-N_PATCHES = (IMAGE_SIDE // PATCH_SIDE) ** 2
+
+class Encoder(NamedTuple):
+    """Shape of what looks at a picture."""
+
+    n_embd: int = 32
+    n_ff: int = 64
+    n_head: int = 2
+    n_layer: int = 2
+    image_side: int = 32
+    patch_side: int = 4
+
+    @property
+    def n_patches(self) -> int:
+        return (self.image_side // self.patch_side) ** 2
+
+
+TINY = Encoder()
+MERGE = 2
+IMAGE_SIDE, N_PATCHES = TINY.image_side, TINY.n_patches
 KINDS = ("llava", "gemma3", "qwen2vl", "idefics3")
 TILE_TOKENS = (
     "\n", "\n\n", "<fake_token_around_image>", "<global-img>",
@@ -43,32 +59,40 @@ def make(folder: Path, kind: str, *, seed: int = 1, n_ctx: int = 1024, **project
     return path
 
 
-def make_projector(path: Path, kind: str, *, seed: int = 1, metadata: dict[str, Any] | None = None) -> Path:
-    """Write a projector alone; ``metadata`` replaces values, None removes them."""
+def make_projector(
+    path: Path,
+    kind: str,
+    *,
+    seed: int = 1,
+    metadata: dict[str, Any] | None = None,
+    without: str = "",
+    encoder: Encoder = TINY,
+) -> Path:
+    """Write a projector alone; ``metadata`` replaces values, None removes them; ``without`` leaves out a tensor."""
     values: dict[str, Any] = {
         "clip.has_vision_encoder": True,
         "clip.projector_type": _PROJECTOR[kind],
         "clip.use_gelu": True,
-        "clip.vision.embedding_length": N_VISION,
-        "clip.vision.feed_forward_length": N_VISION_FF,
-        "clip.vision.block_count": N_VISION_LAYER,
-        "clip.vision.attention.head_count": N_VISION_HEAD,
+        "clip.vision.embedding_length": encoder.n_embd,
+        "clip.vision.feed_forward_length": encoder.n_ff,
+        "clip.vision.block_count": encoder.n_layer,
+        "clip.vision.attention.head_count": encoder.n_head,
         "clip.vision.attention.layer_norm_epsilon": 1e-5,
         "clip.vision.projection_dim": N_EMBD,
-        "clip.vision.image_size": IMAGE_SIDE,
-        "clip.vision.patch_size": PATCH_SIDE,
+        "clip.vision.image_size": encoder.image_side,
+        "clip.vision.patch_size": encoder.patch_side,
         "clip.vision.image_mean": [0.0, 0.0, 0.0],
         "clip.vision.image_std": [1.0, 1.0, 1.0],
     }
     if kind in {"gemma3", "idefics3"}:
         values["clip.vision.projector.scale_factor"] = MERGE
     if kind == "idefics3":
-        values["clip.vision.preproc_image_size"] = 3 * IMAGE_SIDE
+        values["clip.vision.preproc_image_size"] = 3 * encoder.image_side
     values.update(metadata or {})
     writer = gguf.GGUFWriter(str(path), "clip")
     for key, value in values.items():
         _put(writer, key, value)
-    _add_tensors(writer, kind, np.random.default_rng(seed))
+    _add_tensors(writer, kind, encoder, np.random.default_rng(seed), without)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -89,38 +113,43 @@ def _put(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         writer.add_uint32(key, value)
 
 
-def _add_tensors(writer: gguf.GGUFWriter, kind: str, random: np.random.Generator) -> None:
+def _add_tensors(
+    writer: gguf.GGUFWriter, kind: str, encoder: Encoder, random: np.random.Generator, without: str
+) -> None:
+    n_embd, side = encoder.n_embd, encoder.patch_side
+
     def put(name: str, *shape: int, scale: float = 0.3) -> None:
-        writer.add_tensor(name, (random.standard_normal(shape) * scale).astype(np.float32))
+        if name != without:
+            writer.add_tensor(name, (random.standard_normal(shape) * scale).astype(np.float32))
 
     def ones(name: str, size: int) -> None:
         writer.add_tensor(name, np.ones(size, np.float32))
 
-    put("v.patch_embd.weight", N_VISION, 3, PATCH_SIDE, PATCH_SIDE)
+    put("v.patch_embd.weight", n_embd, 3, side, side)
     if kind == "qwen2vl":
-        put("v.patch_embd.weight.1", N_VISION, 3, PATCH_SIDE, PATCH_SIDE)
+        put("v.patch_embd.weight.1", n_embd, 3, side, side)
     else:
-        put("v.patch_embd.bias", N_VISION)
-        put("v.position_embd.weight", N_PATCHES, N_VISION)
-    for layer in range(N_VISION_LAYER):
+        put("v.patch_embd.bias", n_embd)
+        put("v.position_embd.weight", encoder.n_patches, n_embd)
+    for layer in range(encoder.n_layer):
         name = f"v.blk.{layer}"
         for part in ("attn_q", "attn_k", "attn_v", "attn_out"):
-            put(f"{name}.{part}.weight", N_VISION, N_VISION)
-            put(f"{name}.{part}.bias", N_VISION)
-        put(f"{name}.ffn_up.weight", N_VISION_FF, N_VISION)
-        put(f"{name}.ffn_down.weight", N_VISION, N_VISION_FF)
+            put(f"{name}.{part}.weight", n_embd, n_embd)
+            put(f"{name}.{part}.bias", n_embd)
+        put(f"{name}.ffn_up.weight", encoder.n_ff, n_embd)
+        put(f"{name}.ffn_down.weight", n_embd, encoder.n_ff)
         for norm in ("ln1", "ln2"):
-            ones(f"{name}.{norm}.weight", N_VISION)
-            put(f"{name}.{norm}.bias", N_VISION)
-    ones("v.post_ln.weight", N_VISION)
-    put("v.post_ln.bias", N_VISION)
+            ones(f"{name}.{norm}.weight", n_embd)
+            put(f"{name}.{norm}.bias", n_embd)
+    ones("v.post_ln.weight", n_embd)
+    put("v.post_ln.bias", n_embd)
     if kind == "gemma3":
-        put("mm.input_projection.weight", N_VISION, N_EMBD)
-        ones("mm.soft_emb_norm.weight", N_VISION)
+        put("mm.input_projection.weight", n_embd, N_EMBD)
+        ones("mm.soft_emb_norm.weight", n_embd)
     elif kind == "idefics3":
-        put("mm.model.fc.weight", N_EMBD, N_VISION * MERGE**2)
+        put("mm.model.fc.weight", N_EMBD, n_embd * MERGE**2)
     else:
-        n_in = N_VISION * MERGE**2 if kind == "qwen2vl" else N_VISION
+        n_in = n_embd * MERGE**2 if kind == "qwen2vl" else n_embd
         put("mm.0.weight", N_EMBD, n_in)
         put("mm.0.bias", N_EMBD)
         put("mm.2.weight", N_EMBD, N_EMBD)

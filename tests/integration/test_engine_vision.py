@@ -13,9 +13,11 @@ import pytest
 import trio
 
 from mcd.api.request import ChatImage, ChatMessage, ChatRequest
-from mcd.engine import vision
+from mcd.engine import abi, faults, vision
+from mcd.engine.backend import StartError
 from mcd.engine.catalogue import EngineSpec
-from mcd.engine.messages import EngineOptions
+from mcd.engine.messages import EngineOptions, FailureCode
+from mcd.engine.model import Model
 from tests.fakes import gguf_make, gguf_mmproj, mtmd_direct
 from tests.fakes.engine_entry import Answer, EntrySide, chat, running
 from tests.fakes.pictures import message, picture, pixels, seeing
@@ -63,6 +65,7 @@ async def test_the_tokens_are_those_of_mtmd_itself(models: dict[str, Path], kind
     sizes = {1: (40, 24), 2: (100, 60), 3: (33, 57)}
     async with running(spec_of(models[kind]), THREE) as side:
         assert "vision" in side.engine.status().capabilities
+        assert any(line.startswith("pictures: holds, one takes") for line in side.engine.sandbox_report())
         seen: set[tuple[int, ...]] = set()
         for parts in shown:
             pictures = [pixels(part, *sizes[part]) for part in parts if isinstance(part, int)]
@@ -242,6 +245,26 @@ async def test_a_bad_projector_or_another_models_fails_the_start_with_words(tmp_
         spoil()
         async with running(spec_of(path), ONE, state="failed") as side:
             assert words in side.engine.status().detail
+
+
+async def test_a_projector_that_ends_the_process_is_given_up_and_only_that(tmp_path: Path) -> None:
+    """mtmd takes a tensor that is missing for an empty one: no check of ours knows which each kind needs."""
+    path = gguf_mmproj.make(tmp_path, "qwen2vl", without="v.blk.0.attn_q.weight")
+    async with running(spec_of(path), ONE, state="failed") as side:
+        assert "stops while loading" in side.engine.status().detail
+
+
+def test_a_projector_that_keeps_everybody_waiting_fails_the_start(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vision, "MAX_ENCODE_S", 0.0)
+    path = models["llava"]
+    model = Model(abi.load_library(), str(path))
+    with pytest.raises(StartError) as caught:
+        vision.Vision(model, str(path.with_suffix(".mmproj.gguf")), "mlp", use_gpu=False, n_threads=1)
+    assert caught.value.failure == FailureCode.PROJECTOR_SLOW
+    assert "more than 20 s" in faults.words(caught.value.failure)
+    model.close()
 
 
 async def test_a_vocabulary_without_a_projectors_words_fails_the_start(tmp_path: Path) -> None:
