@@ -36,7 +36,7 @@ _JOINT = frozenset({"gemma4v", "gemma4uv"})
 _UNABLE = frozenset({"hunyuanvl", "deepseek4v"})
 """Those whose cells depend on what stands before the picture."""
 MAX_ENCODE_S = 20.0
-"""Of one picture. Nobody on this engine gets a token meanwhile; after twice as long it is taken for stuck, and ended."""
+"""Of one picture. Nobody on this engine gets a token meanwhile; at twice as long it is taken for stuck, and ended."""
 TRIED_SIDE = 1024
 """Of the picture that is tried at the start: several tiles, where there are any."""
 _TEXT = 0

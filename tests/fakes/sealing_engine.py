@@ -48,7 +48,8 @@ class Play(msgspec.Struct, kw_only=True):
     """``receipt`` signs one token too many, ``count`` announces one too many, ``usage`` bills one too many, ``prompt``
     shows a longer prompt than it signs, ``amount`` signs a debt, ``cached`` signs more cached tokens than it shows,
     ``started`` counts
-    four billion tokens of prompt before it begins, ``all cached`` shows more of them than the prompt has, ``thoughts`` shows more thinking than output,
+    four billion tokens of prompt before it begins, ``all cached`` shows more of them than the prompt has,
+    ``thoughts`` shows more thinking than output,
     ``cancelled`` ends as if the entry had wished it,
     ``fault`` finds fault with the request once all tokens are out."""
     n_ctx: int = 4096
