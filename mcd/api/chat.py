@@ -24,13 +24,14 @@ from mcd.api.request import (
 )
 from mcd.api.validate import FUNCTION_CHOICE, validate
 from mcd.errors import InvalidRequestError, UnsupportedError
+from mcd.wire.payload import Private
 
 T = TypeVar("T")
 
 __all__ = ["decode_canonical", "encode_canonical", "parse", "validate"]
 
 
-class _Function(msgspec.Struct):
+class _Function(Private, frozen=True):
     name: str | None = None
     arguments: str | None = None
     description: str | None = None
@@ -38,18 +39,18 @@ class _Function(msgspec.Struct):
     strict: bool | None = None
 
 
-class _Call(msgspec.Struct):
+class _Call(Private, frozen=True):
     id: str | None = None
     type: str | None = None
     function: _Function | None = None
 
 
-class _ImageUrl(msgspec.Struct):
+class _ImageUrl(Private, frozen=True):
     url: str | None = None
     detail: str | None = None
 
 
-class _Part(msgspec.Struct):
+class _Part(Private, frozen=True):
     type: str | None = None
     text: str | None = None
     refusal: str | None = None
@@ -57,7 +58,7 @@ class _Part(msgspec.Struct):
     """OpenAI's is an object; a bare URL is what several local clients write."""
 
 
-class _Message(msgspec.Struct):
+class _Message(Private, frozen=True):
     role: str | None = None
     content: str | list[_Part] | None = None
     name: str | None = None
@@ -67,22 +68,22 @@ class _Message(msgspec.Struct):
     tool_call_id: str | None = None
 
 
-class _Schema(msgspec.Struct):
+class _Schema(Private, frozen=True):
     schema: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-class _Format(msgspec.Struct):
+class _Format(Private, frozen=True):
     type: str | None = None
     json_schema: _Schema | None = None
     schema: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     """llama.cpp's spelling: a schema beside ``json_object``."""
 
 
-class _StreamOptions(msgspec.Struct):
+class _StreamOptions(Private, frozen=True):
     include_usage: bool | None = None
 
 
-class _Chat(msgspec.Struct):
+class _Chat(Private, frozen=True):
     model: str | None = None
     messages: list[_Message] | None = None
     max_completion_tokens: int | None = None

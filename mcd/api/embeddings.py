@@ -11,11 +11,12 @@ from mcd.api import strict_json
 from mcd.api.gathered import Gathered
 from mcd.api.tasks import EmbeddingsRequest, check
 from mcd.errors import InvalidRequestError
+from mcd.wire.payload import Private
 
 FORMATS = ("float", "base64")
 
 
-class _Embeddings(msgspec.Struct):
+class _Embeddings(Private, frozen=True):
     model: str | None = None
     input: str | list[str | int | list[int]] | None = None
     encoding_format: str | None = None

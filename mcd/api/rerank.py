@@ -11,11 +11,11 @@ from mcd.errors import InvalidRequestError
 from mcd.wire.payload import Private
 
 
-class _Document(msgspec.Struct):
+class _Document(Private, frozen=True):
     text: str | None = None
 
 
-class _Rerank(msgspec.Struct):
+class _Rerank(Private, frozen=True):
     model: str | None = None
     query: str | None = None
     documents: list[str | _Document] | None = None

@@ -12,9 +12,10 @@ from mcd.api import chat, strict_json
 from mcd.api.gathered import Gathered
 from mcd.api.tasks import DetokenizeRequest, TokenizeRequest, check
 from mcd.errors import InvalidRequestError, UnsupportedError
+from mcd.wire.payload import Private
 
 
-class _Tokenize(msgspec.Struct):
+class _Tokenize(Private, frozen=True):
     model: str | None = None
     content: str | None = None
     prompt: str | None = None
@@ -25,7 +26,7 @@ class _Tokenize(msgspec.Struct):
     with_pieces: bool | None = None
 
 
-class _Detokenize(msgspec.Struct):
+class _Detokenize(Private, frozen=True):
     model: str | None = None
     tokens: list[int] | None = None
 

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 import msgspec
 
 from mcd.api.tasks import EmbeddingsRequest
-from mcd.wire.payload import MAX_DIMENSIONS
+from mcd.wire.payload import MAX_DIMENSIONS, Private
 
 UNIT_SLACK = 1e-4
 """How far from length 1 a vector may be to be passed on as it came."""
 
 
-class _Item(msgspec.Struct):
+class _Item(Private, frozen=True):
     index: int
     embedding: str | list[float]
 
@@ -25,12 +25,12 @@ class _Usage(msgspec.Struct):
     prompt_tokens: int = 0
 
 
-class _Answer(msgspec.Struct):
+class _Answer(Private, frozen=True):
     data: list[_Item]
     usage: _Usage = msgspec.field(default_factory=_Usage)
 
 
-class Embedded(msgspec.Struct, frozen=True):
+class Embedded(Private, frozen=True):
     """A whole answer, in the order of the inputs."""
 
     vectors: tuple[bytes, ...]

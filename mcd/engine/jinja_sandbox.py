@@ -21,7 +21,6 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
-MAX_TEMPLATE_CHARS = 256 * 1024
 MAX_PROMPT_BYTES = 8 * 1024 * 1024
 """Longer than any context: a token is a few bytes and a context a million tokens."""
 MAX_REPEATED = 1_000_000

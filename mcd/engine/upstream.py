@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from mcd.engine.foreign import Embedded
+from mcd.wire.payload import Private
 
 CONNECT_TIMEOUT_S = 10.0
 CHAT_PATH = "chat/completions"
@@ -30,14 +31,14 @@ USER_FAULTS = frozenset({400, 404, 413, 415, 422})
 BUSY = frozenset({429, 503})
 
 
-class Function(msgspec.Struct):
+class Function(Private, frozen=True):
     """Of a streamed tool call."""
 
     name: str | None = None
     arguments: str | None = None
 
 
-class Call(msgspec.Struct):
+class Call(Private, frozen=True):
     """A fragment of a tool call."""
 
     index: int = 0
@@ -45,7 +46,7 @@ class Call(msgspec.Struct):
     function: Function = msgspec.field(default_factory=Function)
 
 
-class DeltaPart(msgspec.Struct):
+class DeltaPart(Private, frozen=True):
     """What a chunk adds to a choice."""
 
     content: str | None = None
@@ -54,7 +55,7 @@ class DeltaPart(msgspec.Struct):
     tool_calls: list[Call] | None = None
 
 
-class ChoicePart(msgspec.Struct):
+class ChoicePart(Private, frozen=True):
     """One choice of a chunk."""
 
     index: int = 0
@@ -69,21 +70,21 @@ class UsagePart(msgspec.Struct):
     completion_tokens: int = 0
 
 
-class ChunkPart(msgspec.Struct):
+class ChunkPart(Private, frozen=True):
     """A server-sent event's data."""
 
-    choices: list[ChoicePart] = []
+    choices: tuple[ChoicePart, ...] = ()
     usage: UsagePart | None = None
 
 
-class ErrorPart(msgspec.Struct):
+class ErrorPart(Private, frozen=True):
     """An OpenAI error object."""
 
     message: str = ""
     param: str | None = None
 
 
-class _ErrorBody(msgspec.Struct):
+class _ErrorBody(Private, frozen=True):
     error: ErrorPart
 
 
@@ -91,7 +92,7 @@ class Opened(msgspec.Struct, frozen=True):
     """The server took the request."""
 
 
-class Rejected(msgspec.Struct, frozen=True):
+class Rejected(Private, frozen=True):
     """The server refused the request as written, with its message for the requester."""
 
     message: str

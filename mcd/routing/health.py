@@ -62,10 +62,6 @@ class Standing(msgspec.Struct, frozen=True):
     fail_fraction: float
     """Expected fraction of exchanges that fail, with one good exchange assumed beforehand."""
 
-    def is_usable(self, now: Seconds) -> bool:
-        """Whether it may be asked now."""
-        return self.not_before <= now
-
 
 class Health:
     """Breakers and waits of all peers. Owner: the entry."""

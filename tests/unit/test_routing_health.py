@@ -17,7 +17,7 @@ def usable_at(health: Health, digest: ModelDigest = DIGEST, now: float = 0.0) ->
 
 def test_a_stranger_may_be_asked() -> None:
     standing = Health().standing(A, DIGEST, 0.0)
-    assert standing.is_usable(0.0)
+    assert standing.not_before <= 0.0
     assert (standing.why, standing.fail_fraction) == ("", 0.0)
     assert Health().ok_fraction(A) is None
 
@@ -36,12 +36,12 @@ def test_after_the_wait_one_trial_at_a_time() -> None:
     health = Health()
     health.failed(A, 0.0)
     assert health.standing(A, DIGEST, 0.1).why == "breaker open"
-    assert health.standing(A, DIGEST, 0.5).is_usable(0.5)
+    assert health.standing(A, DIGEST, 0.5).not_before <= 0.5
     health.asked(A, 0.5)
     assert health.standing(A, DIGEST, 0.6).why == "on trial"
-    assert not health.standing(A, DIGEST, 0.6).is_usable(0.6)
+    assert health.standing(A, DIGEST, 0.6).not_before > 0.6
     health.succeeded(A)
-    assert health.standing(A, DIGEST, 0.6).is_usable(0.6)
+    assert health.standing(A, DIGEST, 0.6).not_before <= 0.6
 
 
 def test_a_failed_trial_waits_longer() -> None:
@@ -58,14 +58,14 @@ def test_a_trial_that_never_reported_does_not_block_for_ever() -> None:
     health.asked(A, 1.0)
     assert usable_at(health, now=2.0) == 1.0 + TRIAL_TIMEOUT_S
     health.released(A)
-    assert health.standing(A, DIGEST, 2.0).is_usable(2.0)
+    assert health.standing(A, DIGEST, 2.0).not_before <= 2.0
 
 
 def test_asking_a_healthy_peer_is_no_trial() -> None:
     health = Health()
     health.succeeded(A)
     health.asked(A, 0.0)
-    assert health.standing(A, DIGEST, 0.0).is_usable(0.0)
+    assert health.standing(A, DIGEST, 0.0).not_before <= 0.0
 
 
 @pytest.mark.spec("EX-14")
@@ -75,15 +75,15 @@ def test_busy_is_a_wait_for_that_model_and_no_failure() -> None:
     assert usable_at(health, now=10.0) == 11.5
     assert health.standing(A, DIGEST, 10.0).why == "busy"
     assert health.standing(A, DIGEST, 10.0).fail_fraction == 0.0
-    assert health.standing(A, OTHER, 10.0).is_usable(10.0)
-    assert health.standing(A, DIGEST, 11.5).is_usable(11.5)
+    assert health.standing(A, OTHER, 10.0).not_before <= 10.0
+    assert health.standing(A, DIGEST, 11.5).not_before <= 11.5
 
 
 def test_an_honest_no_closes_the_breaker() -> None:
     health = Health()
     health.failed(A, 0.0)
     health.refused(A, OTHER, 5.0, 0.1)
-    assert health.standing(A, DIGEST, 0.1).is_usable(0.1)
+    assert health.standing(A, DIGEST, 0.1).not_before <= 0.1
 
 
 def test_a_retry_after_is_bounded() -> None:
@@ -121,5 +121,5 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for peer in ("a", "b", "c"):
         health.failed(PeerId(peer), 0.0)
         health.refused(PeerId(peer), DIGEST, 5.0, 0.0)
-    assert health.standing(A, DIGEST, 0.0).is_usable(0.0)
-    assert not health.standing(PeerId("c"), DIGEST, 0.0).is_usable(0.0)
+    assert health.standing(A, DIGEST, 0.0).not_before <= 0.0
+    assert health.standing(PeerId("c"), DIGEST, 0.0).not_before > 0.0

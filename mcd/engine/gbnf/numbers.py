@@ -9,7 +9,6 @@ from mcd.engine.gbnf.rules import Rules
 MAX_DIGITS = 16
 """More are not exact in a double, which most clients read numbers into."""
 _MOST = 10**MAX_DIGITS - 1
-FRACTION = '("." [0-9]{1,16})?'
 
 
 def integer(rules: Rules, node: dict[str, Any]) -> str:
