@@ -118,8 +118,12 @@ class Fleet:
             idle_s = self._clock.now() - engine.used_at
             if engine.is_loaded and engine.shape and engine not in self._shares and idle_s >= IDLE_S:
                 await engine.sleep()
-        for engine in self._shares:
-            if engine.status().state == "asleep" and self._least(engine) <= self._free_of_pool(engine):
+        displaced = [engine for engine in self._shares if self._least(engine) <= self._free_of_pool(engine)]
+        if not any(engine.status().state == "asleep" for engine in displaced):
+            return
+        free_bytes = await self._free_bytes()  # what other programs hold is not in our books
+        for engine in displaced:
+            if engine.status().state == "asleep" and self._least(engine) <= free_bytes:
                 engine.wake()
 
     def describe(self) -> Iterator[tuple[str, str]]:

@@ -187,8 +187,12 @@ async def test_want_of_memory_passes(specs: list[EngineSpec], tmp_path: Path) ->
         with pytest.raises(RefusedError) as refused:
             await here.sides[0].ask(chat("no room"))
         assert refused.value.reason == RefuseReason.LOADING
+        await here.fleet.tidy()
+        assert not here.engines[0].is_busy  # nobody has it loaded again in vain
         assert here.states == ["asleep"]
         here.fleet._room_bytes = lambda: ROOM_FOR_TWO
+        await here.fleet.tidy()
+        await here.wait_for("ready")
         assert len((await here.sides[0].ask(chat("now there is", max_tokens=2))).tokens) == 2
 
 
