@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mcd.api.request import ChatMessage, ChatRequest, ResponseFormat, ToolFunction
 from mcd.engine.gbnf import constraint
+from mcd.engine.gbnf.calls import ANY_OBJECT, held_to
 from mcd.engine.gbnf.rules import Rules, literal
 from mcd.engine.gbnf.schema import SchemaCompiler
 from mcd.engine.parsers.families import FAMILIES, Family, family_of
@@ -232,3 +233,81 @@ def test_unions_of_unions_and_references_end_soon() -> None:
     ):
         with pytest.raises(UnsupportedError):
             compile_schema(schema)
+
+
+NAMES = [f"a{i}" for i in range(90_000)]
+FIXED = [[list(range(50_000))]]
+DOZEN = {"anyOf": [{"$ref": "#/$defs/a"}] * 12}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$defs": {"a": DOZEN}, "oneOf": [DOZEN, {"$ref": "#/$defs/a"}]},
+        {"allOf": [{"enum": NAMES}, {"enum": [*reversed(NAMES)]}]},
+        {"allOf": [{"required": NAMES}, {"required": [*reversed(NAMES)]}]},
+        {"allOf": [{"properties": {name: {}}} for name in NAMES[:10_000]]},
+        {"oneOf": [{"enum": [f"{i}-{j}" for j in range(600)]} for i in range(250)]},
+        {"type": "object", "properties": {"k" * 3000: {}}, "additionalProperties": True},
+        {
+            "prefixItems": [{"allOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}]}] * 5000,
+            "$defs": {"a": {"const": FIXED}, "b": {"const": [*FIXED]}},
+        },
+        {"type": "object", "required": NAMES[:1500], "properties": {key: {"maxLength": 1000} for key in NAMES[:1500]}},
+    ],
+)
+def test_a_small_schema_that_asks_for_endless_work_is_refused(schema: Any) -> None:
+    """Each would keep everybody's tokens waiting for minutes, or for ever."""
+    with pytest.raises(UnsupportedError):
+        compile_schema(schema)
+
+
+def test_a_hundred_schemas_share_one_effort() -> None:
+    wide = {"type": "object", "required": NAMES[:600], "properties": {key: {"enum": [1]} for key in NAMES[:600]}}
+    raw = msgspec.Raw(json.dumps(wide).encode())
+    checked = held_to([ToolFunction(f"t{i}", "", raw) for i in range(128)], family("hermes"), is_strict=False)
+    assert [tool.schema is ANY_OBJECT for tool in checked] == sorted(tool.schema is ANY_OBJECT for tool in checked)
+    assert checked[0].schema is raw
+    assert checked[-1].schema is ANY_OBJECT
+
+
+@pytest.mark.parametrize(
+    "pattern", ["^((a{0,30}){0,30}){0,30}$", "a{0,900}" * 2, "(a?){999}b{2}", "([a-z]{1,40} ?){30}"]
+)
+def test_a_pattern_that_unfolds_is_refused(pattern: str) -> None:
+    with pytest.raises(UnsupportedError, match="1000 characters"):
+        compile_schema({"type": "string", "pattern": pattern})
+
+
+def tree(*options: Any) -> Any:
+    return {"$ref": "#/$defs/tree", "$defs": {"tree": {"anyOf": options}}}
+
+
+TREE = {"$ref": "#/$defs/tree"}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        tree(*({"type": "array", "items": TREE, "maxItems": n} for n in (1, 2))),
+        tree(*({"type": "object", "properties": {"left": TREE}, "required": [k], "title": k} for k in ("left", "x"))),
+        tree({}, {"type": "array", "items": TREE}),
+    ],
+)
+def test_alternatives_that_begin_alike_within_one_another_are_refused(schema: Any) -> None:
+    """llama.cpp follows all that may be meant: two at the first bracket are two to the twentieth at the twentieth."""
+    with pytest.raises(UnsupportedError, match="begin alike"):
+        compile_schema(schema)
+
+
+def test_trees_whose_nodes_say_first_what_they_are_are_taken() -> None:
+    def node(kind: Any) -> Any:
+        return {
+            "type": "object",
+            "properties": {"op": {"const": kind}, "parts": {"type": "array", "items": TREE}},
+            "required": ["op", "parts"],
+        }
+
+    assert compile_schema(tree(*map(node, range(40)), {"type": "string"}, {"type": "array", "items": TREE}))
+    alike = [{"type": "object", "properties": {"id": {"type": "string"}, n: {}}, "required": ["id", n]} for n in "ab"]
+    assert compile_schema({"anyOf": alike * 20})

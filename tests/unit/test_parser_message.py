@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcd.api.request import ToolFunction
-from mcd.engine.parsers.call_stream import MAX_UNDECIDED_CHARS
+from mcd.engine.parsers.call_stream import MAX_NAME_CHARS, MAX_UNDECIDED_CHARS
 from mcd.engine.parsers.families import FAMILIES, Family, family_of, may_think
-from mcd.engine.parsers.kinds import ParameterKinds, to_json
+from mcd.engine.parsers.kinds import ALL, ParameterKinds, python_to_json, to_json
 from mcd.engine.parsers.message import MessageParser
 from mcd.wire.payload import MAX_TOOL_CALLS
 from tests.fakes.parse import read
@@ -183,6 +183,29 @@ def test_there_is_a_most_of_calls_and_of_undecided_text() -> None:
     assert story.text == CALL * 2
     endless = '<tool_call>{"arguments": {"a": "' + "x" * (MAX_UNDECIDED_CHARS + 10)
     assert read(endless, family("hermes"), list(range(0, len(endless), 4096))).text == endless
+
+
+def test_a_name_of_a_thousand_letters_is_no_name() -> None:
+    long = CALL.replace("add", "a" * (MAX_NAME_CHARS + 1))
+    assert long != CALL
+    assert read(long, family("hermes")).text == long
+
+
+@pytest.mark.parametrize("literal", [r"['\ud800']", "[1e999]", "{'a': 1e999}", r"{'\udfff': 1}"])
+def test_a_literal_that_is_no_json_stays_text(literal: str) -> None:
+    """Half of a surrogate pair could not even be sent: it ended the engine, and with it everybody's answers."""
+    shown = to_json(literal, frozenset({"array", "object", "string"}))
+    assert json.loads(shown) == literal
+    assert json.loads(python_to_json(literal, frozenset({"array", "object"}))) == literal
+
+
+def test_kinds_are_found_in_time() -> None:
+    dozen = {"anyOf": [{"$ref": "#/$defs/a"}] * 12}
+    schema = {"properties": {"x": {"$ref": "#/$defs/a"}, "y": {"enum": [*map(str, range(5000))], "type": "string"}}}
+    raw = json.dumps({**schema, "$defs": {"a": dozen}}).encode()
+    kinds = ParameterKinds(ToolFunction(name="f", parameters=msgspec.Raw(raw)))
+    assert kinds.of("x") == ALL
+    assert kinds.of("y") == {"string"}
 
 
 def test_kinds_decide_what_an_unquoted_value_is() -> None:

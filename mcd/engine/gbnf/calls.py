@@ -10,7 +10,7 @@ import msgspec
 
 from mcd.api.request import ToolFunction
 from mcd.engine.gbnf.notation import GEMMA, JSON, TAGGED, bare
-from mcd.engine.gbnf.rules import MAX_RULES, Rules, any_of, literal, text_until
+from mcd.engine.gbnf.rules import Effort, Rules, any_of, literal, text_until
 from mcd.engine.gbnf.schema import SchemaCompiler
 from mcd.engine.parsers.families import Family, HarmonyCalls, JsonCalls, NamedCalls, Parameters
 from mcd.engine.parsers.kinds import kinds_of
@@ -182,10 +182,11 @@ class CallGrammar:
         if not isinstance(properties, dict) or not isinstance(required, list):
             raise self._rules.fault("properties must be an object and required a list")
         undeclared = {key: node.get("additionalProperties", True) for key in required if key not in properties}
+        needed = set(required)
         parts = []
         for key, sub in {**properties, **undeclared}.items():
             part = self._rules.rule(f"{tool.name}-{key}", self._parameter(form, key, sub, root))
-            parts.append(f"ws {part}" if key in required else f"(ws {part})?")
+            parts.append(f"ws {part}" if key in needed else f"(ws {part})?")
         if not properties and node.get("additionalProperties") is not False:
             parts.append(f"(ws {self._free_parameter(form)}){{0,64}}")
         after_name = literal(syntax.after_name.rstrip()) if syntax.after_name.rstrip() else '"\\n"?'
@@ -245,16 +246,14 @@ def held_to(tools: Sequence[ToolFunction], family: Family, *, is_strict: bool) -
     Raises:
         UnsupportedError: One cannot be enforced; names the keyword.
     """
-    checked = Rules("tools")
+    effort = Effort()  # of all: a hundred small schemas may each unfold into a large one
     held = []
     for tool in tools:
         schema = tool.parameters if tool.parameters else ANY_OBJECT
         assert isinstance(schema, msgspec.Raw)
         one = Tool(tool.name, schema)
-        if checked.n_rules > MAX_RULES // 2:
-            checked = Rules("tools")
         try:
-            CallGrammar(checked, family, (one,)).turn(may_repeat=False)
+            CallGrammar(Rules("tools", effort), family, (one,)).turn(may_repeat=False)
         except UnsupportedError:
             if is_strict or tool.strict:
                 raise

@@ -1,12 +1,11 @@
-"""Schemas put together: ``allOf`` and what stands beside a union; whether alternatives exclude each other.   Pure."""
+"""Schemas put together: ``allOf`` and what stands beside a union.   Pure."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from typing import Any
 
-from mcd.engine.parsers.kinds import ALL, kinds_of
+from mcd.engine.gbnf.alternatives import CHARS_PER_EFFORT, as_text
+from mcd.engine.parsers.kinds import kinds_of
 
 ANNOTATIONS = frozenset(
     {
@@ -55,10 +54,11 @@ def _both(key: str, one: Any, other: Any) -> Any:
     if key == "properties" and isinstance(one, dict) and isinstance(other, dict):
         both = {name: {"allOf": [node, other[name]]} if name in other else node for name, node in one.items()}
         return {**both, **{name: node for name, node in other.items() if name not in one}}
-    if isinstance(one, list) and isinstance(other, list) and key in ("required", "allOf"):
-        return [*one, *(part for part in other if part not in one)]
+    if isinstance(one, list) and isinstance(other, list) and key == "required":
+        return list(dict.fromkeys([*one, *other]))
     if isinstance(one, list) and isinstance(other, list) and key == "enum":
-        return [value for value in one if value in other]
+        admitted = set(map(as_text, other))
+        return [value for value in one if as_text(value) in admitted]
     raise UnmergedError(key)
 
 
@@ -71,52 +71,7 @@ def _both_schemas(key: str, one: Any, other: Any) -> Any:
     return {"allOf": [one, other]}
 
 
-def are_apart(options: list[Any], resolve: Callable[[Any], Any], root: Any) -> bool:
-    """Whether no value fits two of these alternatives, as ``oneOf`` wants it."""
-    nodes = [resolve(option) for option in options]
-    return all(_apart(nodes[i], nodes[j], resolve, root) for i in range(len(nodes)) for j in range(i))
-
-
-def _apart(one: Any, other: Any, resolve: Callable[[Any], Any], root: Any) -> bool:
-    if not isinstance(one, dict) or not isinstance(other, dict):
-        return False
-    fixed, fixed_too = _values(one), _values(other)
-    if fixed is not None and fixed_too is not None:
-        return not fixed & fixed_too
-    kinds, kinds_too = kinds_of(one, root), kinds_of(other, root)
-    if not _widened(kinds) & _widened(kinds_too):
-        return True
-    if kinds == kinds_too == {"object"}:
-        shared = set(_names(one)) & set(_names(other))
-        return any(
-            _apart_values(resolve(one["properties"][name]), resolve(other["properties"][name])) for name in shared
-        )
-    return False
-
-
-def _apart_values(one: Any, other: Any) -> bool:
-    fixed, fixed_too = _values(one), _values(other)
-    return fixed is not None and fixed_too is not None and not fixed & fixed_too
-
-
-def _names(node: dict[str, Any]) -> list[str]:
-    """Properties that every such object has."""
-    required, properties = node.get("required"), node.get("properties")
-    if not isinstance(required, list) or not isinstance(properties, dict):
-        return []
-    return [name for name in required if isinstance(name, str) and name in properties]
-
-
-def _values(node: Any) -> frozenset[str] | None:
-    """The only values a schema admits, as text; None when it does not list them."""
-    if not isinstance(node, dict):
-        return None
-    if "const" in node:
-        return frozenset({json.dumps(node["const"], sort_keys=True)})
-    if isinstance(node.get("enum"), list):
-        return frozenset(json.dumps(value, sort_keys=True) for value in node["enum"])
-    return None
-
-
-def _widened(kinds: frozenset[str]) -> frozenset[str]:
-    return (kinds | {"number"} if "integer" in kinds else kinds) & ALL
+def size(node: dict[str, Any]) -> int:
+    """What it costs to put it together with another: the entries of its lists and objects, and all of fixed values."""
+    n_fixed = sum(len(as_text(node[key])) for key in ("const", "enum") if key in node)
+    return sum(len(value) for value in node.values() if isinstance(value, dict | list)) + n_fixed // CHARS_PER_EFFORT

@@ -8,11 +8,14 @@ from __future__ import annotations
 import msgspec
 
 from mcd.engine.gbnf.notation import Notation
-from mcd.engine.gbnf.rules import MAX_CODE_POINT, Ranges, Rules, any_of, characters, literal, times, union, without
+from mcd.engine.gbnf.rules import MAX_CODE_POINT, Ranges, Rules, any_of, characters, literal, union, without
 
 MAX_PATTERN_CHARS = 1024
 MAX_NESTING = 24
 MAX_REPEAT = 1000
+MAX_STEPS = 1000
+"""Characters of a pattern once its repetitions, and those in them, are written out: llama.cpp may have to follow all
+of them side by side, through the whole vocabulary, for each token."""
 
 DIGITS: Ranges = ((0x30, 0x39),)
 WORDS: Ranges = ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
@@ -40,7 +43,7 @@ def compile_pattern(rules: Rules, pattern: str, notation: Notation) -> str:
     if not isinstance(pattern, str) or len(pattern) > MAX_PATTERN_CHARS:
         raise rules.fault(f"keyword pattern must be a text of at most {MAX_PATTERN_CHARS} characters")
     try:
-        return rules.rule("pattern", _Reader(pattern, notation).whole())
+        return rules.rule("pattern", _Reader(pattern, notation, rules).whole())
     except _UnfitError as error:
         raise rules.fault(f"keyword pattern with {error} is not supported") from None
 
@@ -50,7 +53,9 @@ class _Reader(msgspec.Struct):
 
     text: str
     notation: Notation
+    rules: Rules
     at: int = 0
+    n_steps: int = 0
     depth: int = 0
 
     def whole(self) -> str:
@@ -82,7 +87,9 @@ class _Reader(msgspec.Struct):
     def _sequence(self) -> str:
         parts: list[str] = []
         while self.at < len(self.text) and self.text[self.at] not in "|)$":
-            parts.append(self._repeated(self._atom()))
+            before = self.n_steps
+            atom = self._atom()
+            parts.append(self._repeated(atom, self.n_steps - before))
         return " ".join(part for part in parts if part)
 
     def _atom(self) -> str:
@@ -118,10 +125,10 @@ class _Reader(msgspec.Struct):
         self.depth -= 1
         return f"({' | '.join(option or chr(34) * 2 for option in options)})"
 
-    def _repeated(self, atom: str) -> str:
+    def _repeated(self, atom: str, n_steps: int) -> str:
         for mark, (least, most) in {"*": (0, None), "+": (1, None), "?": (0, 1)}.items():
             if self._takes(mark):
-                return self._times(atom, least, most)
+                return self._times(atom, n_steps, least, most)
         if not self._takes("{"):
             return atom
         inside, brace, rest = self.text[self.at :].partition("}")
@@ -133,13 +140,19 @@ class _Reader(msgspec.Struct):
         most = int(high) if high else None if comma else least
         if max(least, most or 0) > MAX_REPEAT or (most is not None and most < least):
             raise _UnfitError(f"a repetition beyond {MAX_REPEAT}")
-        return self._times(atom, least, most)
+        return self._times(atom, n_steps, least, most)
 
-    def _times(self, atom: str, least: int, most: int | None) -> str:
+    def _times(self, atom: str, n_steps: int, least: int, most: int | None) -> str:
         self._takes("?")  # lazy or not, the strings are the same
         if self._takes("+"):
             raise _UnfitError("possessive repetition")
-        return f"{atom}{times(least, most)}"
+        self._step(n_steps * (max(least, most or 1) - 1))
+        return self.rules.times(atom, least, most)
+
+    def _step(self, n_more: int) -> None:
+        self.n_steps += n_more
+        if self.n_steps > MAX_STEPS:
+            raise _UnfitError(f"more than {MAX_STEPS} characters, its repetitions written out,")
 
     def _escape(self) -> Ranges:
         char = self._next()
@@ -186,6 +199,7 @@ class _Reader(msgspec.Struct):
 
     def _written(self, ranges: Ranges) -> str:
         """One character of these, as the notation writes it."""
+        self._step(1)
         options = [
             literal(shown)
             for char, shown in self.notation.escaped

@@ -13,6 +13,10 @@ MAX_GRAMMAR_CHARS = 1024 * 1024
 MAX_CODE_POINT = 0x10FFFF
 TEXT: tuple[tuple[int, int], ...] = ((0x09, 0x0A), (0x20, 0xD7FF), (0xE000, MAX_CODE_POINT))
 """What bare text is made of."""
+MAX_EFFORT = 40_000
+"""Schemas looked at, and entries put together, for one grammar: references and unions of unions multiply."""
+MAX_REPEATED_CHARS = 4 * MAX_GRAMMAR_CHARS
+"""Of what counted repetitions repeat: llama.cpp writes each of them out, a rule for each time."""
 _RULE_NAME = re.compile(r"[^a-z0-9-]+")
 
 Ranges = tuple[tuple[int, int], ...]
@@ -50,20 +54,36 @@ SHARED = {
 _WORD = re.compile(r'"(?:[^"\\]|\\.)*"|\[(?:[^\]\\]|\\.)*\]|([a-z][a-z-]*)')
 
 
+class Effort:
+    """What is left of MAX_EFFORT. Owner: one request's compilation; several grammars may share one."""
+
+    def __init__(self) -> None:
+        self.n_left = MAX_EFFORT
+
+
 class Rules:
     """A grammar under construction. Owner: one request's compilation."""
 
-    def __init__(self, param: str) -> None:
+    def __init__(self, param: str, effort: Effort | None = None) -> None:
         """``param`` is the member of the request that an error names."""
         self._rules: dict[str, str] = {}
+        self._n_named: dict[str, int] = {}
+        """How many rules have wanted a name."""
         self._untils: dict[str, str] = {}
         self._n_chars = 0
+        self._n_repeated_chars = 0
+        self._effort = effort if effort is not None else Effort()
         self.param = param
 
-    @property
-    def n_rules(self) -> int:
-        """Rules so far."""
-        return len(self._rules)
+    def spend(self, n: int = 1) -> None:
+        """Count work, of which there is only so much for strangers.
+
+        Raises:
+            UnsupportedError: It is too much.
+        """
+        self._effort.n_left -= n
+        if self._effort.n_left < 0:
+            raise self.fault("it is too large")
 
     def fault(self, why: str) -> UnsupportedError:
         """The error for what cannot be enforced."""
@@ -75,10 +95,11 @@ class Rules:
         if len(self._rules) >= MAX_RULES or self._n_chars > MAX_GRAMMAR_CHARS:
             raise self.fault("it is too large")
         name = _RULE_NAME.sub("-", name.lower()).strip("-")[:48] or "r"
-        unique, count = name, 1
+        unique, count = name, self._n_named.get(name, 1)
         while unique in self._rules or unique in SHARED:
             count += 1
             unique = f"{name}-{count}"
+        self._n_named[name] = count
         self._rules[unique] = body
         return unique
 
@@ -95,6 +116,19 @@ class Rules:
                 if found[1]:
                     self.shared(found[1])
         return name
+
+    def times(self, item: str, least: int, most: int | None) -> str:
+        """A repetition.
+
+        Raises:
+            UnsupportedError: Written out, all of them are too large.
+        """
+        self._n_repeated_chars += len(item) * max(least, most or 0)
+        if self._n_repeated_chars > MAX_REPEATED_CHARS:
+            raise self.fault("its repetitions are too large")
+        if most is None:
+            return item + {0: "*", 1: "+"}.get(least, f"{{{least},}}")
+        return f"{item}{{{least},{most}}}"
 
     def until(self, stop: str, rule: str | None = None) -> str | None:
         """Remember, or look up, the rule of text that this ends."""
@@ -158,13 +192,6 @@ def without(ranges: Ranges, removed: Ranges) -> Ranges:
         if at <= high:
             left.append((at, high))
     return tuple(left)
-
-
-def times(least: int, most: int | None) -> str:
-    """A repetition."""
-    if most is None:
-        return {0: "*", 1: "+"}.get(least, f"{{{least},}}")
-    return f"{{{least},{most}}}"
 
 
 def any_of(options: Sequence[str]) -> str:

@@ -13,9 +13,10 @@ from typing import Any
 import msgspec
 
 from mcd.engine.gbnf import numbers
-from mcd.engine.gbnf.merge import ANNOTATIONS, UnmergedError, are_apart, merged
+from mcd.engine.gbnf.alternatives import Alternative, are_apart, as_text, n_rivals
+from mcd.engine.gbnf.merge import ANNOTATIONS, UnmergedError, merged, size
 from mcd.engine.gbnf.notation import JSON, TAGGED, Notation
-from mcd.engine.gbnf.rules import Rules, characters, literal, text_until, times, union, without
+from mcd.engine.gbnf.rules import Rules, characters, literal, text_until, union, without
 from mcd.engine.gbnf.strings import bounds, string
 from mcd.engine.parsers.kinds import find, kinds_of
 
@@ -26,8 +27,10 @@ MAX_OPTIONAL = 64
 MAX_ITEMS = 1000
 MAX_ENUM = 4096
 MAX_UNION = 256
-MAX_VISITS = 20_000
-"""Schemas looked at in one compilation: references and unions of unions multiply."""
+MAX_RIVALS = 32
+"""Alternatives, and those within them, that may still be meant at once; see `alternatives`."""
+MAX_KEY_CHARS = 128
+"""Of a declared property beside which others may stand: each letter needs a rule."""
 
 _KEYWORDS = {
     "object": frozenset({"properties", "required", "additionalProperties", "minProperties"}),
@@ -54,8 +57,9 @@ class SchemaCompiler:
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self._root: Any = None
-        self._n_visits = 0
-        self._refs: dict[tuple[str, str], str] = {}
+        self._refs: dict[tuple[str, str, int], str] = {}
+        self._n_rivals = 1
+        """Alternatives that may be meant at once where we are."""
         self._notation = JSON
 
     def schema(self, raw: msgspec.Raw | bytes, name: str, notation: Notation = JSON) -> str:
@@ -98,13 +102,8 @@ class SchemaCompiler:
 
     # --- what kind of schema it is ---
 
-    def _count(self) -> None:
-        self._n_visits += 1
-        if self._n_visits > MAX_VISITS:
-            raise self.rules.fault("it is too large")
-
     def _visit(self, node: Any, name: str, depth: int) -> str:
-        self._count()
+        self.rules.spend()
         if depth > MAX_DEPTH:
             raise self.rules.fault(f"it is nested more than {MAX_DEPTH} deep")
         if isinstance(node, dict) and node.keys() - ANNOTATIONS == {"$ref"}:
@@ -131,7 +130,7 @@ class SchemaCompiler:
 
     def _resolved(self, node: Any, n_followed: int = 0) -> Any:
         """With a reference followed and ``allOf`` put together, until there is neither."""
-        self._count()
+        self.rules.spend()
         if not isinstance(node, dict) or not node.keys() & {"$ref", "allOf"}:
             return _closed(node)
         if n_followed > MAX_DEPTH:
@@ -150,6 +149,7 @@ class SchemaCompiler:
                 continue
             if not isinstance(flat, dict):
                 raise self.rules.fault("allOf may only join schemas that are objects")
+            self.rules.spend(size(whole) + size(flat))
             try:
                 whole = merged(whole, flat)
             except UnmergedError as error:
@@ -165,7 +165,8 @@ class SchemaCompiler:
         return node
 
     def _reference(self, target: Any, depth: int) -> str:
-        key = (self._notation.name + self._notation.stop, str(target))
+        # one for each number of rivals: a reference that leads to itself by rivals comes to too many of them
+        key = (self._notation.name + self._notation.stop, str(target), self._n_rivals)
         if key not in self._refs:
             node = self._target(target)
             # the name is known before its body is compiled: schemas may be recursive
@@ -182,15 +183,21 @@ class SchemaCompiler:
         options = node[word]
         if not isinstance(options, list) or not 1 <= len(options) <= MAX_UNION:
             raise self.rules.fault(f"{word} needs 1 to {MAX_UNION} alternatives")
-        if word == "oneOf" and not are_apart(options, self._resolved, self._root):
-            raise self.rules.fault("keyword oneOf is supported only where its alternatives exclude each other")
         beside = {key: value for key, value in node.items() if key != word and key not in ANNOTATIONS}
+        alternatives = [Alternative(option, self._resolved, self._root, self.rules) for option in options]
+        if word == "oneOf" and not are_apart(alternatives):
+            raise self.rules.fault("keyword oneOf is supported only where its alternatives exclude each other")
+        outer = self._n_rivals
+        self._n_rivals *= n_rivals(alternatives)
+        if self._n_rivals > MAX_RIVALS:
+            raise self.rules.fault(f"{word} has too many alternatives that begin alike, perhaps in one another")
         parts = []
         for option in options:
             try:
                 parts.append(self._visit({"allOf": [beside, option]} if beside else option, name, depth + 1))
             except _NothingFitsError:
                 continue
+        self._n_rivals = outer
         if not parts:
             raise _NothingFitsError(word)
         return self.rules.rule(f"{name}-any", " | ".join(dict.fromkeys(parts)))
@@ -200,8 +207,10 @@ class SchemaCompiler:
         values = node.get("enum", [node.get("const")])
         if not isinstance(values, list) or not 1 <= len(values) <= MAX_ENUM:
             raise self.rules.fault(f"enum needs 1 to {MAX_ENUM} values")
+        self.rules.spend(len(values))
         if "const" in node:
-            values = [value for value in values if _same(value, node["const"])]
+            wanted = as_text(node["const"])
+            values = [value for value in values if as_text(value) == wanted]
         if "type" in node:
             kinds = kinds_of({key: node[key] for key in ("type", "nullable") if key in node}, {})
             values = [value for value in values if kinds_of({"const": value}, {}) & kinds]
@@ -267,22 +276,23 @@ class SchemaCompiler:
         extra = node.get("additionalProperties", not properties)
         if not isinstance(required, list) or not all(isinstance(key, str) for key in required):
             raise self.rules.fault("required must be a list of names")
+        needed = set(required)
         for key in required:
             if key not in properties:
                 if node.get("additionalProperties") is False:
                     raise self.rules.fault("required names a property that is not declared")
                 properties[key] = node.get("additionalProperties", True)
-        if node.get("minProperties", 0) > len(set(required)):
+        if node.get("minProperties", 0) > len(needed):
             raise self.rules.fault("keyword minProperties is not supported beyond the required properties")
         if self._notation.has_bare_keys:  # Gemma's templates sort them, so its models do
             properties = dict(sorted(properties.items(), key=lambda pair: pair[0].lower()))
         self.rules.shared("ws")
         pairs = {key: self._pair(key, sub, name, depth) for key, sub in properties.items()}
-        optional = [key for key in pairs if key not in required]
+        optional = [key for key in pairs if key not in needed]
         if len(optional) > MAX_OPTIONAL:
             raise self.rules.fault(f"more than {MAX_OPTIONAL} optional properties in one object")
         tail = self._extra_pair(extra, list(properties), name, depth) if extra is not False else ""
-        body = self._members([pairs[k] for k in pairs if k in required], [pairs[k] for k in optional], tail, name)
+        body = self._members([pairs[k] for k in pairs if k in needed], [pairs[k] for k in optional], tail, name)
         return self.rules.rule(f"{name}-object", f'"{{" ws {body} ws "}}"' if body else '"{" ws "}"')
 
     def _pair(self, key: str, sub: Any, name: str, depth: int) -> str:
@@ -292,6 +302,8 @@ class SchemaCompiler:
     def _extra_pair(self, extra: Any, declared: list[str], name: str, depth: int) -> str:
         """A pair whose key is none of the declared: what those must be is not to be had by writing them again."""
         value = self._visit(extra, f"{name}-extra", depth + 1)
+        if any(len(key) > MAX_KEY_CHARS for key in declared):
+            raise self.rules.fault(f"a property beside additionalProperties has more than {MAX_KEY_CHARS} characters")
         if not declared:
             key = self.rules.shared("gemma-key" if self._notation.has_bare_keys else self._notation.string)
         elif self._notation.has_bare_keys:
@@ -341,13 +353,9 @@ class SchemaCompiler:
 
     def _items(self, item: str, least: int, most: int | None, *, follows: bool) -> str:
         if follows:
-            return f'(ws "," ws {item}){times(least, most)}'
-        more = f'(ws "," ws {item}){times(max(0, least - 1), None if most is None else most - 1)}'
+            return self.rules.times(f'(ws "," ws {item})', least, most)
+        more = self.rules.times(f'(ws "," ws {item})', max(0, least - 1), None if most is None else most - 1)
         return f"{item} {more}" if least else f"({item} {more})?"
-
-
-def _same(one: Any, other: Any) -> bool:
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
 def _closed(node: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from mcd.engine.gbnf.notation import Notation
 from mcd.engine.gbnf.pattern import compile_pattern
-from mcd.engine.gbnf.rules import Rules, text_until, times
+from mcd.engine.gbnf.rules import Rules, text_until
 
 MAX_LENGTH = 1000
 """llama.cpp refuses repetitions beyond 2000."""
@@ -58,7 +58,7 @@ def string(rules: Rules, node: dict[str, Any], notation: Notation) -> str:
     if not least and most is None:
         return rules.shared(notation.string) if notation.string else text_until(rules, notation.stop)
     char = notation.char if notation.char.startswith("[") else rules.shared(notation.char)
-    return rules.rule("text", notation.quoted(char + times(least, most)))
+    return rules.rule("text", notation.quoted(rules.times(char, least, most)))
 
 
 def bounds(rules: Rules, node: dict[str, Any], low: str, high: str, limit: int) -> tuple[int, int | None]:

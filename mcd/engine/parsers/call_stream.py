@@ -21,6 +21,8 @@ class CallStream:
 
     def __init__(self, tools: Sequence[ToolFunction], ids: IdStyle, id_seed: bytes) -> None:
         self._tools = {tool.name: tool for tool in tools}
+        self._kinds: dict[str, ParameterKinds] = {}
+        """Of the tools called so far: to read a schema takes a while."""
         self._ids = ids
         self._id_seed = id_seed
         self._pieces: list[ToolCallDelta] = []
@@ -39,7 +41,9 @@ class CallStream:
 
     def kinds(self, name: str) -> ParameterKinds:
         """Of the parameters of a tool."""
-        return ParameterKinds(self._tools.get(name))
+        if name not in self._kinds:
+            self._kinds[name] = ParameterKinds(self._tools.get(name))
+        return self._kinds[name]
 
     def begin(self, cursor: Cursor, name: str, own_id: str = "") -> None:
         """A call of this name comes: no way back to text."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from mcd.engine.parsers.call_stream import MAX_UNDECIDED_CHARS, CallStream
+from mcd.engine.parsers.call_stream import MAX_NAME_CHARS, MAX_UNDECIDED_CHARS, CallStream
 from mcd.engine.parsers.cursor import Cursor, Reader, choose, json_value, skip_space
 from mcd.engine.parsers.families import JsonCalls
 
@@ -53,7 +53,7 @@ def _json_call(cursor: Cursor, calls: CallStream, *, is_bare: bool) -> Reader[bo
     while isinstance(key := (yield from _json_key(cursor)), str):
         if key in _NAMES and not is_begun:
             name = (yield from _quoted(cursor)) or ""
-            if not name or (is_bare and not calls.offers(name)):
+            if not 0 < len(name) <= MAX_NAME_CHARS or (is_bare and not calls.offers(name)):
                 return False
             if early:
                 calls.begin(cursor, name)

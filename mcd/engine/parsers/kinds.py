@@ -13,6 +13,8 @@ from mcd.api.request import ToolFunction
 ALL = frozenset({"string", "integer", "number", "boolean", "null", "object", "array"})
 MAX_DEPTH = 16
 """References and unions followed; deeper ones mean any kind."""
+MAX_LOOKED = 1024
+"""Schemas and fixed values looked at for one parameter; more mean any kind: references in unions multiply."""
 MAX_LITERAL_CHARS = 65_536
 """Longest value that is tried as Python: some templates show such to the model, who then writes it."""
 _WORDS = {"True": "true", "False": "false", "None": "null"}
@@ -39,23 +41,49 @@ class ParameterKinds:
         return kinds_of(self._properties.get(key), self._root)
 
 
-def kinds_of(node: Any, root: Any, depth: int = 0) -> frozenset[str]:
+def kinds_of(node: Any, root: Any) -> frozenset[str]:
     """The JSON types that a schema admits, as far as its keywords say so plainly."""
-    if not isinstance(node, dict) or depth > MAX_DEPTH:
-        return ALL
-    if isinstance(node.get("$ref"), str):
-        return kinds_of(find(root, node["$ref"]), root, depth + 1)
-    admitted = ALL
-    if isinstance(node.get("enum"), list):
-        admitted &= frozenset().union(*(_kinds_of_value(value) for value in node["enum"]))
-    if "const" in node:
-        admitted &= _kinds_of_value(node["const"])
-    for word in ("anyOf", "oneOf"):
-        if isinstance(node.get(word), list):
-            admitted &= frozenset().union(*(kinds_of(part, root, depth + 1) for part in node[word]))
-    for part in node["allOf"] if isinstance(node.get("allOf"), list) else ():
-        admitted &= kinds_of(part, root, depth + 1)
-    return admitted & _named(node)
+    return _Look(root).at(node, 0)
+
+
+class _Look:
+    """One look into a schema, which ends in time."""
+
+    def __init__(self, root: Any) -> None:
+        self._root = root
+        self._n_left = MAX_LOOKED
+
+    def at(self, node: Any, depth: int) -> frozenset[str]:
+        self._n_left -= 1
+        if not isinstance(node, dict) or depth > MAX_DEPTH or self._n_left < 0:
+            return ALL
+        if isinstance(node.get("$ref"), str):
+            return self.at(find(self._root, node["$ref"]), depth + 1)
+        admitted = _named(node)
+        if isinstance(node.get("enum"), list):
+            admitted &= self._values(node["enum"])
+        if "const" in node:
+            admitted &= _kinds_of_value(node["const"])
+        for word in ("anyOf", "oneOf"):
+            if isinstance(node.get(word), list):
+                admitted &= self._any(node[word], depth)
+        for part in node["allOf"] if isinstance(node.get("allOf"), list) else ():
+            admitted &= self.at(part, depth + 1)
+            if self._n_left < 0:
+                break
+        return admitted
+
+    def _values(self, values: list[Any]) -> frozenset[str]:
+        self._n_left -= len(values)
+        return ALL if self._n_left < 0 else frozenset().union(*map(_kinds_of_value, values))
+
+    def _any(self, parts: list[Any], depth: int) -> frozenset[str]:
+        found: frozenset[str] = frozenset()
+        for part in parts:
+            found |= self.at(part, depth + 1)
+            if found == ALL:  # also once it has looked enough
+                break
+        return found
 
 
 def _named(node: dict[str, Any]) -> frozenset[str]:
@@ -121,6 +149,7 @@ def _python_literal(text: str) -> str | None:
     if len(text) > MAX_LITERAL_CHARS:
         return None
     try:
-        return json.dumps(ast.literal_eval(text), ensure_ascii=False)
+        shown = json.dumps(ast.literal_eval(text), ensure_ascii=False, allow_nan=False)
+        return shown.encode().decode()  # fails for half a surrogate pair, which a literal may spell: not to be sent
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
