@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 
@@ -11,7 +12,7 @@ from mcd.engine.backend import Piece
 from mcd.engine.messages import CREDIT_CHUNKS, FailureCode, ToDaemon
 from mcd.engine.parts import PartPolicy
 from mcd.engine.seal import FlushPolicy, OpenedRequest, SealKeys
-from mcd.errors import LimitError, UserError
+from mcd.errors import LimitError, LocalProtocolError, UserError
 from mcd.units import Seconds
 from mcd.wire.codec import encode_delta, encode_failure, encode_final, encode_part
 from mcd.wire.messages import RefuseReason
@@ -174,18 +175,20 @@ class Answer:
 
     def _seal_all(self, deltas: list[Delta]) -> None:
         for delta in deltas:
-            self._seal(encode_delta(delta), len(delta.tokens))
+            self._seal(partial(encode_delta, delta), len(delta.tokens))
 
     def _seal_parts(self, parts: list[Part]) -> None:
         for part in parts:
-            self._seal(encode_part(part), 0)
+            self._seal(partial(encode_part, part), 0)
 
-    def _seal(self, plaintext: bytes, n_tokens: int) -> None:
+    def _seal(self, encode: Callable[[], bytes], n_tokens: int) -> None:
         if self.is_over:
             return
         try:
-            frame = self._sealer.seal_data(plaintext)
-        except LimitError:  # more than one response may hold: the request is broken off, unpaid
+            frame = self._sealer.seal_data(encode())
+        except (LimitError, LocalProtocolError):
+            # more than one response may hold, or nothing that can be said, as a broken file's logprobs: this request
+            # is broken off, unpaid, and everybody else's goes on
             self.broken(FailureCode.INTERNAL)
             return
         self._chunk(frame, n_tokens)

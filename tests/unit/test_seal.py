@@ -8,6 +8,9 @@ from itertools import pairwise
 import msgspec
 import pytest
 
+from mcd.engine.answer import Answer, Turn
+from mcd.engine.backend import Piece
+from mcd.engine.messages import Chunk, Failed, FailureCode, ToDaemon
 from mcd.engine.seal import (
     CONFIG_LIFETIME_MS,
     DESTROY_AFTER_MS,
@@ -367,3 +370,21 @@ def test_a_frame_never_accounts_for_more_tokens_than_a_chunk_may() -> None:
         policy.add(delta(tokens=tuple(range(2000))), 0.01)
     assert [len(one.tokens) for one in policy.finish()] == [4000, 2000]
     assert MAX_TOKENS_PER_CHUNK == 4096
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [Piece(0, 1, "a", logprob=TokenLogprob(b"a", float("nan"))), Piece(0, 1, "\ud800")],
+    ids=["no number", "half a character"],
+)
+def test_what_cannot_be_said_breaks_off_its_own_answer(piece: Piece) -> None:
+    """A damaged file computes what is no number. Were it an error of the worker, it would end everybody's answers."""
+    keys = started()
+    header, sealed, _ = request(config_of(keys))
+    posted: list[ToDaemon] = []
+    answer = Answer(7, keys.open(header, sealed, NOW_MS), keys, Turn(lambda message, _: posted.append(message)))
+    answer.piece(Piece(0, 1, "all is well"))
+    answer.piece(piece)
+    answer.finished(("stop",), Usage(3, 2))
+    assert [type(message) for message in posted] == [Chunk, Failed]
+    assert posted[-1] == Failed(7, FailureCode.INTERNAL)
