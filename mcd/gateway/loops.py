@@ -1,8 +1,8 @@
 """Both loops in one thread: trio runs, and its tasks turn asyncio's loop whenever that has something to do.
 
 An epoll descriptor can itself be waited for: trio waits for its own sockets and, through one descriptor, for all of
-asyncio's. (trio's guest mode does it the other way round and needs a thread that waits for trio's sockets: two to six
-switches of threads a request, a tenth of what a small request costs.)
+asyncio's. trio's guest mode does it the other way round and needs a thread that waits for trio's sockets: two to six
+switches of threads a request.
 """
 
 from __future__ import annotations
