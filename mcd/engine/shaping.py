@@ -15,7 +15,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from mcd.api import strict_json
 from mcd.api.request import ChatMessage, ChatRequest, ToolCall, ToolFunction
+from mcd.errors import InvalidRequestError
 
 Message = dict[str, Any]
 Dialect = Literal["tagged", "listed", "pythonic"]
@@ -25,6 +27,7 @@ EFFORT_NAMES = ("reasoning_effort", "reasoning_strength", "thinking_effort")
 """The variables in which templates expect an effort."""
 SHORT_ID_CHARS = 9
 """Mistral's templates insist on it."""
+_objects = msgspec.json.Decoder(dict[str, Any])
 RESULT_OPEN, RESULT_CLOSE = "<tool_response>", "</tool_response>"
 
 
@@ -146,12 +149,11 @@ def _call(call: ToolCall, caps: Caps) -> dict[str, Any]:
 
 
 def _object(text: str) -> Any:
-    """As an object, which templates print with tojson; as it is when the model once wrote no JSON."""
+    """As an object, which templates print with tojson; as it is when the model wrote no JSON, or half a character."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        return strict_json.decode(text.encode(), _objects)
+    except InvalidRequestError:
         return text
-    return value if isinstance(value, dict) else text
 
 
 def _id(given: str, caps: Caps) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcd.api.request import ChatMessage, ChatRequest, FunctionCall, ToolCall, ToolFunction
-from mcd.engine import jinja_sandbox
+from mcd.engine import jinja_sandbox, shaping
 from mcd.engine.chat import Template
 from mcd.engine.jinja_sandbox import CompiledTemplate, PromptTooLongError, TemplateRefusalError
+from mcd.engine.shaping import Caps
 from mcd.errors import InvalidRequestError
 from tests.fakes import gguf_make
 
@@ -57,6 +60,19 @@ def test_tool_calls_arrive_as_objects() -> None:
     assert prompt(source, request, with_tools=True) == (
         '{"name": "add", "description": "", "parameters": {"type": "object", "properties": {}}}{"a": "é"}<s>'
     )
+
+
+@pytest.mark.parametrize(
+    "arguments", ['{"a": "\\ud83d"}', '{"\\ud800": 1}', '{"a": NaN}', "[1]", "{" * 5000, '{"a":' + "[" * 900]
+)
+def test_arguments_that_are_no_object_are_shown_as_they_are(arguments: str) -> None:
+    """A model that was cut off in the middle of a character once ended each provider's try as a fault of ours."""
+    call = ToolCall(id="c", function=FunctionCall(name="f", arguments=arguments))
+    asked = ChatRequest(
+        model="m", messages=(ChatMessage(role="user", content="hi"), ChatMessage(role="assistant", tool_calls=(call,)))
+    )
+    given = json.loads(msgspec.json.encode(shaping.variables(asked, Caps(), with_tools=False, now=datetime.now(UTC))))
+    assert given["messages"][1]["tool_calls"][0]["function"]["arguments"] == arguments
 
 
 def test_content_as_a_list_of_parts_for_a_template_that_takes_nothing_else() -> None:
