@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from mcd.engine.parsers.cursor import MIN_MARKER_CHARS
 from mcd.engine.parsers.families import FAMILIES, THINKS, HarmonyCalls, NamedCalls, family_of
 from tests.fakes import templates
-from tests.fakes.parse import Story, play
+from tests.fakes.parse import Story, play, read
 from tests.fakes.turns import TOOLS, Turn, turn
 
 ARGUMENTS: dict[str, Any] = {"a": 1, "s": 'x"é\\\n<y> {', "o": {"k": [1, True, "t"]}, "l": ["q", "z,"], "b": True}
@@ -126,6 +127,14 @@ def test_calls_in_pythons_words_come_back() -> None:
     assert shown.family.name == "lfm 2"
     for step in (1, 10_000):
         check(play(shown, step=step), shown, simple, MORE)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_letter_that_a_name_may_have_is_read(name: str) -> None:
+    shown = written(name, calls=({"a": 1},))
+    odd = [msgspec.structs.replace(tool, name="ns.a/b:c-1_2") for tool in TOOLS]
+    story = read(shown.text.replace("add", odd[0].name), shown.family, tools=odd)
+    assert same(story.calls) == [(odd[0].name, '{"a": 1}')]
 
 
 @settings(deadline=None, max_examples=200)

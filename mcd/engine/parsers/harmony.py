@@ -28,7 +28,8 @@ _BEGINNINGS = (
     "analysis",
 )
 _HEADER = Markers((MESSAGE,))
-_TO = re.compile(r"\bto=(?:functions\.)?([\w.-]+)")
+_TO = re.compile(r"\bto=(?:functions\.)?([\w.:/-]+)")
+"""A name may hold what `mcd.api.validate` lets a tool's name hold."""
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
 
 
