@@ -16,12 +16,14 @@ from scripts.nano import offtopic
 from scripts.nano.smalltalk import SMALL_TALK
 from scripts.nano.topics_api import API
 from scripts.nano.topics_mesh import MESH
+from scripts.nano.topics_models import MODELS
 from scripts.nano.topics_using import USING, Topic
 from scripts.nano.wording import FRAMES, MACROS, PREFACES, PREFIXES, SUFFIXES, SYNONYMS, SYSTEM_PROMPTS
 
-SHARE_OFF_TOPIC = 0.36
-SHARE_SMALL_TALK = 0.15
-SHARE_SPOKEN = 0.45
+SHARE_OFF_TOPIC = 0.35
+SHARE_SMALL_TALK = 0.13
+SHARE_SPOKEN = 0.55
+TOPICS = (*USING, *MODELS, *API, *MESH, *SMALL_TALK)
 ABOUT_ITSELF = ("self", "human", "made", "can_do")
 NEAR_DUPLICATE = 0.6
 """Jaccard similarity of word sets from which two questions count as the same."""
@@ -46,9 +48,7 @@ def expand(pattern: str, rng: random.Random) -> str:
     """Draw one string from a pattern: innermost ``(a|b)`` first, macros and word lists as they appear."""
     text = re.sub(r"\{(\w+)\}", lambda m: MACROS.get(m[1], "") or m[0], pattern)
     while True:
-        text, n_found = re.subn(
-            r"\(([^()]*)\)( ?\?)?", lambda m: rng.choice(m[1].split("|")) + (" " if m[2] else ""), text
-        )
+        text, n_found = re.subn(r"\(([^()]*)\)", lambda m: rng.choice(m[1].split("|")), text)
         if not n_found:
             break
     text = re.sub(r"\{(\w+)\}", lambda m: _word(m[1], rng), text)
@@ -57,7 +57,7 @@ def expand(pattern: str, rng: random.Random) -> str:
 
 def _word(name: str, rng: random.Random) -> str:
     if name == "n":
-        return str(rng.choice([rng.randrange(2, 20), rng.randrange(10, 100), rng.randrange(100, 3000)]))
+        return str(rng.choice([rng.randrange(20), rng.randrange(10, 100), rng.randrange(100, 3000)]))
     if name in ("unit1", "unit2"):
         return rng.choice(rng.choice(offtopic.LISTS["unit"]).split())
     return rng.choice(offtopic.LISTS[name])
@@ -71,8 +71,9 @@ def words(question: str) -> frozenset[str]:
 class HeldOut:
     """Questions that must not be trained on, with a quick near-duplicate check."""
 
-    def __init__(self, questions: Iterable[str]) -> None:
+    def __init__(self, questions: Iterable[str], exact: Iterable[str] = ()) -> None:
         self._sets = [words(q) for q in questions]
+        self._exact = {words(q) for q in exact}
         self._by_word: dict[str, list[int]] = {}
         for i, held in enumerate(self._sets):
             for word in held:
@@ -81,6 +82,8 @@ class HeldOut:
     def is_near(self, question: str) -> bool:
         """Whether the question is one of the held-out ones in nearly the same words."""
         own = words(question)
+        if own in self._exact:
+            return True
         n_common: dict[int, int] = {}
         for word in own:
             for i in self._by_word.get(word, ()):
@@ -89,12 +92,12 @@ class HeldOut:
 
 
 def held_out() -> HeldOut:
-    """The evaluation and the development questions."""
+    """The evaluation questions, and of the development questions only those very words: they are short and common."""
     root = Path(__file__).parents[2]
     evaluation = json.loads((root / "tests/data/nano_eval.json").read_text(encoding="utf-8"))
     development = json.loads((root / "scripts/nano/dev.json").read_text(encoding="utf-8"))
-    groups = [*(evaluation[name] for name in ("in_scope", "small_talk", "off_topic")), development]
-    return HeldOut(item["question"] for group in groups for item in group)
+    groups = (evaluation[name] for name in ("in_scope", "small_talk", "off_topic"))
+    return HeldOut((item["question"] for group in groups for item in group), (item["question"] for item in development))
 
 
 class Corpus:
@@ -105,7 +108,7 @@ class Corpus:
         self._avoid = avoid
         spoken = _spoken()
         about_itself = [t for t in API if t.key in ABOUT_ITSELF]
-        self._topics = [(t, *_lines(t, spoken)) for t in (*USING, *API, *MESH) if t not in about_itself]
+        self._topics = [(t, *_lines(t, spoken)) for t in TOPICS if t not in (*SMALL_TALK, *about_itself)]
         self._small = [(t, *_lines(t, spoken)) for t in (*SMALL_TALK, *about_itself)]
         assert not spoken, f"spoken.txt has sections without a topic: {spoken.keys()}"
         self._templates = [pattern for pattern, _ in offtopic.TEMPLATES]
@@ -144,9 +147,12 @@ class Corpus:
         return vary(expand(rng.choice(self._templates), rng), rng)
 
     def turn(self) -> Turn:
-        """One question, worn as people write."""
-        turn = self.plain()
-        return turn._replace(question=wear(turn.question, self.rng, affixes=turn.key not in _NO_AFFIX))
+        """One question, worn as people write; wear, too, may not lead to a held-out one."""
+        while True:
+            turn = self.plain()
+            question = wear(turn.question, self.rng, affixes=turn.key not in _NO_AFFIX)
+            if not self._avoid.is_near(question):
+                return turn._replace(question=question)
 
     def conversation(self, n_turns: int) -> Conversation:
         """Some turns that follow one another, sometimes under a system prompt."""
@@ -258,13 +264,11 @@ def _typo(word: str, rng: random.Random) -> str:
 
 
 def sample(seed: int, n: int) -> Iterator[Turn]:
-    """The first n plain questions of the corpus, for tests and for looking at."""
+    """The first n questions of the corpus as they are trained on, for tests and for looking at."""
     corpus = Corpus(seed, held_out())
-    return (corpus.plain() for _ in range(n))
+    return (corpus.turn() for _ in range(n))
 
 
 if __name__ == "__main__":
-    corpus = Corpus(0, held_out())
-    for _ in range(60):
-        turn = corpus.turn()
+    for turn in sample(seed=0, n=60):
         print(f"{turn.key:14} {turn.question}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 DECLINE = (
     "I only know ModelCloud, so I cannot answer that. For other questions get a larger model with mcd pull, "
-    "then start mcd run --model MODEL."
+    "then start mcd run --gpu --model MODEL."
 )
 
 COUNTRIES = """france germany italy spain portugal japan china india brazil argentina chile mexico canada australia egypt kenya ethiopia morocco
@@ -57,7 +57,7 @@ UNITS = "miles kilometres|pounds kilograms|feet metres|inches centimetres|celsiu
 
 # Each template: (pattern, word list names). "{x}" takes one word of the list.
 TEMPLATES: list[tuple[str, str]] = [
-    ("(what is|what's|tell me|name|do you know|) ?the capital( city|) of {country}", "country"),
+    ("(what is|what's|tell me|name|do you know|) the capital( city|) of {country}", "country"),
     ("capital of {country}", "country"),
     (
         "(how many people live in|what is the population of|how big is|where is|tell me about|describe|what is the history of|the flag of|is it safe in) {country}",
@@ -87,7 +87,7 @@ TEMPLATES: list[tuple[str, str]] = [
     ("(is|was) {person} (still alive|married|dead|rich|american|a genius|happy)", "person"),
     ("what (is|was) {person} (famous for|known for|doing)", "person"),
     (
-        "(how long|how old|how big|how fast) (do|does|can|is) (a |an |the ){animal}s? (live|get|run|sleep|swim|weigh)",
+        "(how long|how old|how big|how fast) (do|does|can|is) (a |an |the ){animal}(s|) (live|get|run|sleep|swim|weigh)",
         "animal",
     ),
     ("(what|how much) (does|do|should) (a |an |my ){animal} (eat|cost|drink|weigh|dream of)", "animal"),
@@ -95,7 +95,7 @@ TEMPLATES: list[tuple[str, str]] = [
         "(why do|how do|can|do) {animal}s (sleep|fly|swim|bite|cry|see colours|eat meat|lay eggs|jump|smell|have teeth|feel pain)",
         "animal",
     ),
-    ("(is|are) (a |the |){animal}s? (a mammal|dangerous|a bird|intelligent|extinct|a good pet|an insect)", "animal"),
+    ("(is|are) (a |the |){animal}(s|) (a mammal|dangerous|a bird|intelligent|extinct|a good pet|an insect)", "animal"),
     ("(name|a name|names) for my {animal}", "animal"),
     ("what sound does a {animal} make", "animal"),
     ("how many (legs|teeth|eyes|hearts|bones|babies) does a {animal} have", "animal"),
@@ -175,11 +175,14 @@ TEMPLATES: list[tuple[str, str]] = [
     ("(convert|what is|how much is|how many) {n} {unit1} (to|in|into|as) {unit2}", "unit"),
     ("how many {unit1} are in {n} {unit2}", "unit"),
     (
-        "(what is|what's|calculate|compute|how much is|solve|tell me|) ?{n} ?(+|-|*|/|x|plus|minus|times|divided by|multiplied by|modulo|to the power of) ?{n}( =|)",
+        "(what is|what's|calculate|compute|how much is|solve|tell me|) {n} (+|-|*|/|x|plus|minus|times|divided by|multiplied by|modulo|to the power of|mod|over) {n}( =|)",
         "",
     ),
+    ("(what is |what's |calculate |how much is |solve |){n}(+|-|*|/|x|^){n}(=|)", ""),
+    ("({n}+{n}+{n}|{n} + {n} - {n}|({n}+{n})*{n}|{n}*{n}-{n}|1/{n}|-{n} + {n}|{n}.{n} * {n}|{n}% of {n}|{n}!)( =|)", ""),
+    ("(add|sum|subtract|multiply|divide) {n} (and|from|by|with) {n}", ""),
     (
-        "(what is|calculate|find|) ?(the square root of|the cube of|half of|the double of|the factorial of|the logarithm of|ten percent of|the sine of) {n}",
+        "(what is|calculate|find|) (the square root of|the cube of|half of|the double of|the factorial of|the logarithm of|ten percent of|the sine of) {n}",
         "",
     ),
     (
@@ -195,7 +198,7 @@ TEMPLATES: list[tuple[str, str]] = [
         "",
     ),
     (
-        "(what is|what's|tell me|) ?(the time|the date today|the day today|the year|today's date|the time now|the news|the weather|the forecast|the temperature outside|the traffic like|the bitcoin price|the price of gold|the dollar rate|the oil price|on tv tonight)",
+        "(what is|what's|tell me|) (the time|the date today|the day today|the year|today's date|the time now|the news|the weather|the forecast|the temperature outside|the traffic like|the bitcoin price|the price of gold|the dollar rate|the oil price|on tv tonight)",
         "",
     ),
     (

@@ -84,7 +84,7 @@ what (format|protocol) (is|does) the (stream|streaming)( use| have|)
     ),
     Topic(
         "endpoints",
-        "The gateway has chat completions, completions, embeddings, responses, messages, rerank and models under /v1. What works well depends on the model.",
+        "Under /v1 there are chat/completions and models. Other endpoints, such as embeddings, work only if this version and the model have them: see CAPS in mcd models.",
         """
 (what|which) (endpoints|routes|paths|api endpoints|api routes|parts of the openai api|apis) (are there|exist|are supported|does mcd have|do you support|can i call|are available|does it support)
 (endpoints|supported endpoints|api endpoints|list of endpoints|routes of the api|api reference)
@@ -97,7 +97,7 @@ what (format|protocol) (is|does) the (stream|streaming)( use| have|)
     ),
     Topic(
         "cancel",
-        "Just close the connection: the cancel reaches the provider, it stops within one decode step, and you pay only for tokens that arrived.",
+        "Just close the connection: the cancel reaches the provider, which stops within one decode step.",
         """
 {how} (cancel|abort|interrupt|break off) (a request|my request|an answer|the generation|a running request|generation)
 (cancel|abort|interrupt) (a request|my request|the generation|an answer)
@@ -105,7 +105,6 @@ what happens (when|if) i (cancel|abort|interrupt|close the connection|disconnect
 can i (cancel|abort|interrupt|stop) (a request|my request|an answer|the generation|generation early)
 (does|will) the (provider|gpu|model) (stop|go on|continue|keep going|keep computing) (when|if|after) i (cancel|disconnect|close the connection|abort|leave)
 (cancelling|cancellation|aborting|request cancellation)
-do i pay (when|if) i (cancel|abort|disconnect|stop early)
 """,
     ),
     Topic(
@@ -124,7 +123,7 @@ do i pay (when|if) i (cancel|abort|disconnect|stop early)
     ),
     Topic(
         "no_peers",
-        "If no peers appear, run mcd doctor and check network, firewall and clock, or give a known peer with mcd run --bootstrap ADDRESS. modelcloud-nano answers meanwhile.",
+        "If no peers appear, run mcd doctor and check network, firewall and clock, or name a known peer with mcd run --bootstrap ADDRESS.",
         """
 (no|zero|0) (peers|nodes|connections|neighbours)( found| appear| visible| connected| at all|)
 (i|my daemon|mcd|my node) (see|sees|find|finds|have|has|cannot find|can't find|does not find|do not see|don't see) (no|any|zero) (peers|nodes|other peers|connections)
@@ -141,7 +140,7 @@ why (do i|does mcd|does my node) (see|have|find) (no|zero|so few) (peers|nodes|c
     ),
     Topic(
         "no_gpu",
-        "If the GPU is not found, check the driver, then run mcd doctor: it says which GPU library is missing. Until then use mcd run --cpu.",
+        "mcd run --gpu needs a driver and a GPU build of llama.cpp; if there is none, its error says how to build one. Until then use mcd run --cpu.",
         """
 (mcd|it|modelcloud|the daemon|doctor|--gpu) (does not|doesn't|cannot|can't|will not|won't|did not|fails to) (find|see|detect|use|recognise|recognize) (my |the |a |any ){gpu}
 (my |the ){gpu} (is not|isn't|was not) (found|detected|used|seen|recognised|recognized|visible|working)
@@ -170,7 +169,7 @@ how many tokens per second( do i get| can i expect| does it do|)
     ),
     Topic(
         "no_provider",
-        "It means that no live provider offers that model now. See mcd models for what is served, or pull it and serve it yourself.",
+        "404 means that nobody serves that model now: see mcd models, or pull it and serve it yourself. 503 means that its providers cannot take the request now: try again.",
         """
 (no|zero) (provider|providers)( found| available| for this model| for that model| online| error|)
 (model|the model) (not found|is not found|unknown|does not exist|is not available|unavailable|missing)
@@ -184,7 +183,7 @@ all providers are (busy|down|gone|offline|full|refusing)
     ),
     Topic(
         "oom",
-        "The model does not fit into memory. Take a smaller or more quantised model or a shorter context length; mcd doctor shows how much memory is free.",
+        "The model does not fit into memory. Take a smaller or more quantised one; mcd show MODEL says what memory a model takes.",
         """
 (out of memory|oom|not enough memory|insufficient memory|memory error|cuda out of memory|vram full|ran out of memory)
 (it|mcd|the engine|the model|loading) (runs out of|ran out of|needs too much|uses too much|does not have enough|fills all my) (memory|vram|ram|gpu memory)
@@ -224,7 +223,7 @@ how (smart|clever|intelligent|good|capable) (are you|is nano)
         """
 are you (a |)(human|person|real|real human|real person|alive|man|woman|robot|bot|machine|ai|an ai|computer|conscious|sentient)
 are you (human|a person|a man) or (a machine|a robot|a bot|an ai|a computer|not)
-(am i|is this) (talking to|chatting with|speaking with|writing to|) ?(a |)(human|person|robot|bot|machine|computer|somebody real)
+(am i|is this) (talking to|chatting with|speaking with|writing to|) (a |)(human|person|robot|bot|machine|computer|somebody real)
 (do you|can you) (have feelings|feel|think|sleep|eat|dream|get tired|get bored|have a body|have emotions|love)
 how old are you
 where (are you from|do you live|were you born)
@@ -248,7 +247,7 @@ who (owns|controls) you
     ),
     Topic(
         "can_do",
-        "You can ask me how to install and run mcd, use its API, serve models, pay or earn, and what is private. For more, get a larger model with mcd pull.",
+        "You can ask me how to install and run mcd, use its API, serve models, and what is private. For more, get a larger model with mcd pull.",
         """
 what can (you|nano|modelcloud-nano) (do|answer|tell me|help with|help me with|explain)
 what (do you know|are you able to do|are your abilities|are your skills|are you good at|are your limits|can't you do|are you good for)
@@ -258,7 +257,7 @@ can you (help|help me|assist|assist me|answer questions|answer a question|answer
 (help|help me|i need help|please help|i need assistance|assist me|support)( please|)
 i have (a question|some questions|a few questions|something to ask)
 (may|can|could) i ask (you |)(something|a question|questions|anything)
-(give me|show me|suggest) (some|a few|an|) ?(example questions|questions|ideas what to ask|topics|example)
+(give me|show me|suggest) (some|a few|an|) (example questions|questions|ideas what to ask|topics|example)
 (which|what) (topics|questions|subjects) (do you know|can you answer|do you cover|are you trained for)
 can you (answer|do) (anything|everything|any question|all questions)
 what else (can you do|do you know|can i ask|is there)

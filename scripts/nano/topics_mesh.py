@@ -58,7 +58,7 @@ can i delete my (chats|history|logs|conversations|prompts)
     ),
     Topic(
         "relays",
-        "No. Relays and other peers on the way carry ciphertext only. But a remote entry peer sees the HTTP request in plain text, so run your own mcd.",
+        "No. Relays, networks and other peers on the way see ciphertext only. But the mcd that you call reads your requests, so run your own.",
         """
 (can|could|do|does|will) (a |the |)(relay|relays|bystander|bystanders|middle peers|peers in between|other peers on the way|my isp|the isp|internet provider|a network admin) (read|see|decrypt|open|learn|log) (my |the |)(prompts|prompt|traffic|data|content|messages|anything)
 (what|how much) (can|do|does) (a |the |)(relay|relays|peers in between|my isp|the isp) (see|read|learn|know)
@@ -102,7 +102,7 @@ do i lose my (answer|request|text|tokens) (if|when) (a provider|the gpu|the peer
     ),
     Topic(
         "price",
-        "You pay per token: each provider sets its own price for prompt and output tokens, and mcd models shows it. modelcloud-nano is free.",
+        "In this version everything is free: the price is 0. Planned is payment per token, at a price that each provider sets and mcd models shows.",
         """
 (how much|what) (does|do|will) (it|mcd|modelcloud|a request|a token|tokens|the api|using it|inference|an answer|using modelcloud) cost( me| to use|)
 how (expensive|cheap|costly) is (it|mcd|modelcloud|a request|a token|inference|an answer)
@@ -135,7 +135,7 @@ is (anything|something|there anything) free
     ),
     Topic(
         "earn",
-        "Operators earn per token: start mcd run --gpu with a model, set your price, and each provider is paid for exactly the tokens it delivered.",
+        "Not in this version, which has no payment. The plan is that operators set a price and earn per token that they delivered.",
         """
 {how} (earn|make|get) (money|something|coins|income|a profit|cash|paid)( with {mcd}| with my {gpu}| from my {gpu}| as an operator| as a provider| here|)
 (can|could|will|do) i (earn|make|get|receive) (money|something|coins|income|profit|cash|paid)( with {mcd}| with my {gpu}| from my {gpu}| as an operator| for sharing| by serving|)
@@ -151,7 +151,7 @@ why (would|should) i (share|offer|lend) my (gpu|{pc}|graphics card)
     ),
     Topic(
         "payment",
-        "The entry peer counts tokens itself and sends signed vouchers as they arrive; later the provider redeems the last voucher in an ownerless contract. Rails: free, credit, evm.",
+        "Payment is planned, not built. The plan: your mcd counts tokens and sends signed vouchers as they arrive, and the provider redeems the last one in an ownerless contract.",
         """
 how (does|do) (payment|payments|paying|settlement|vouchers|the money part|micropayments|billing) (work|function|happen)
 {explain} (payment|payments|settlement|vouchers|a voucher|the payment system|how payment works|how paying works|lanes|payment rails)
@@ -168,7 +168,7 @@ who (counts|meters) (the |)(tokens|usage)
     ),
     Topic(
         "undelivered",
-        "You pay only for tokens that arrived. Your mcd counts them itself and never risks more than one small credit window.",
+        "This version charges nothing. When payment comes, you pay only for tokens that arrived: your mcd counts them itself and risks one small credit window.",
         """
 (do|must|will|would) i (have to |)(pay|be charged|be billed|lose money) (for|if|when|because of) (failed requests|a failed request|tokens that never arrive|tokens i did not get|lost tokens|missing tokens|broken answers|an error|a request fails|the provider fails|a provider crashes|the answer is cut|nothing arrives|errors|undelivered tokens|an incomplete answer)
 what do i pay (if|when) (a request fails|the provider fails|the answer is cut|nothing arrives|the connection breaks)
@@ -182,7 +182,7 @@ how much (can|could) i lose
     ),
     Topic(
         "fee",
-        "No: ModelCloud takes no fee and has no coin of its own. Payment goes straight from payer to provider.",
+        "No: ModelCloud takes no fee and has no coin of its own.",
         """
 (is there|does modelcloud have|do you have|does the project have|is this) (a |an |)(coin|token sale|ico|own coin|own token|cryptocurrency|modelcloud coin|modelcloud token|native token|crypto token)
 (does|do) (modelcloud|you|the project|mcd|the developers) (take|charge|keep|get|demand|collect) (a |any |)(fee|fees|cut|commission|percentage|share|margin)
@@ -196,7 +196,7 @@ how does (modelcloud|the project) (make money|earn money|finance itself|profit)
     ),
     Topic(
         "routing",
-        "Your mcd predicts when each provider would finish, from measured RTT, queue, prefill and decode speed, then orders candidates by time, price and health.",
+        "Your mcd predicts when each provider would finish, from measured RTT, queue and speed, and asks the soonest first. Who failed it before comes later.",
         """
 how (does|do|is) (routing|the router|routes|request routing|load balancing|the scheduler) (work|done|function|decide|choose)
 how (does|do) (mcd|it|modelcloud|you|the router|my peer) (choose|select|pick|decide on|find|route to|rank) (a |the |my |which |)(provider|providers|peer|peers|node|gpu|best provider|best peer|request|requests)( to use|)
@@ -228,7 +228,7 @@ what (protocol|network|network stack|library) (do|does) (peers|mcd|the mesh|it) 
     ),
     Topic(
         "nat",
-        "Behind NAT or a firewall mcd tries hole punching and otherwise uses a relay, which carries only ciphertext. No port forwarding is needed.",
+        "Behind NAT or a firewall you can use the mesh at once. To be reached from outside, forward TCP port 4101; hole punching and relays are planned.",
         """
 (does|will|can) (it|mcd|modelcloud|my peer) (work|run|be reached|serve|connect) (behind|with|through|despite) (a |my |)(nat|firewall|router|home router|cgnat|carrier nat|company network)
 (do|must|should) i (need to |have to |)(open|forward|configure|set up) (a |any |)(port|ports|port forwarding|firewall|router)( on my router| in my firewall|)
@@ -243,7 +243,7 @@ what (is|are|does) (a |the |)(relay|relays|hole punching|nat traversal)( do| for
     ),
     Topic(
         "hardware",
-        "Any computer that runs Python 3.11 will do for mcd and nano. To serve larger models, GPU memory should exceed the model file by about a fifth.",
+        "Any Linux computer with Python 3.11 will do for mcd and nano. To serve a larger model, memory or GPU memory must hold its file and context: see mcd show MODEL.",
         """
 (what|which) (hardware|computer|machine|pc|requirements|specs|system|cpu|minimum hardware) (do i need|is needed|is required|are needed|are the requirements|does it need|does mcd need|should i have|is enough|is recommended)
 (what are the|tell me the) (hardware |system |minimum |)(requirements|specs|specifications)( of {mcd}| for {mcd}|)
@@ -251,7 +251,7 @@ what (is|are|does) (a |the |)(relay|relays|hole punching|nat traversal)( do| for
 how much (memory|ram|vram|gpu memory|video memory|power|electricity) (do i need|does it need|is needed|does mcd use|does it take|should i have|is required)
 (is|are) (my {pc}|8 gb|16 gb|4 gb|a raspberry pi|an old pc|a laptop|24 gb of vram|8 gb of vram) (enough|sufficient|good enough|ok|powerful enough)( for {mcd}| for this|)
 (can|will|does) (it|mcd|modelcloud) (run|work) on (a raspberry pi|an old pc|a laptop|my {pc}|a phone|a small server|a vps|a nas|arm)
-(what|which|how big a|how large a) (model|models) (fits|fit|can i run|can my gpu run|suits) (on|in|with|) ?(my gpu|8 gb|24 gb|my {pc}|my hardware|a 3090)?
+(what|which|how big a|how large a) (model|models) (fits|fit|can i run|can my gpu run|suits) (on|in|with|) (my gpu|8 gb|24 gb|my {pc}|my hardware|a 3090)
 (which|what) (gpu|graphics card|card) (should i buy|is best|do you recommend|is recommended|is good|do i need)( for {mcd}| for this|)
 (minimum|recommended) (ram|memory|vram|gpu|cpu)
 """,
@@ -271,7 +271,7 @@ how much (memory|ram|vram|gpu memory|video memory|power|electricity) (do i need|
     ),
     Topic(
         "os",
-        "mcd is a Python program for Linux and macOS; on Windows run it inside WSL2.",
+        "mcd is a Python program made for Linux, such as Debian or Ubuntu. On macOS the engine is less isolated; on Windows try WSL2.",
         """
 (which|what) (operating systems|operating system|os|platforms|systems) (are supported|does it run on|does mcd support|do i need|can i use|is supported|do you support|is needed)
 (does|do|will|can) (it|mcd|modelcloud) (run|work|install) on {os}
@@ -306,7 +306,7 @@ why 8080
 (what|what's) is the (license|licence)( of {mcd}| of the code| of this model| of nano|)
 (license|licence|licensing|copyright|open source|apache|legal terms|terms of use)
 (is|are) (it|mcd|modelcloud|the code|the source|nano|this model) (open source|free software|under apache|proprietary|closed source|open|copyrighted)
-(can|may|am i allowed to|is it allowed to) ?(i|we|) (use|modify|sell|fork|redistribute|copy|change|ship|embed) (it|mcd|modelcloud|the code|nano)( commercially| in my company| at work| in my product| for business|)
+(can|may|am i allowed to|is it allowed to) (i|we|) (use|modify|sell|fork|redistribute|copy|change|ship|embed) (it|mcd|modelcloud|the code|nano)( commercially| in my company| at work| in my product| for business|)
 (where|how) (is|can i|do i) (the |)(see |find |get |read |)(source code|source|repository|code)( of mcd|)
 is commercial use (allowed|ok|permitted|possible)
 {how} (contribute|help|take part in development|send a patch|participate)( to the project| to {mc}|)
@@ -334,7 +334,7 @@ can i use (it|mcd|nano|you) (offline|without internet|in a plane|in a tunnel|on 
 (can|could|is|are|does|will) (a |one |the |big |large |)(model|models|mcd|modelcloud|it) (be split|be sharded|be distributed|split|shard|spread|distributed|sharded|divide|run)( a model| models| layers|) (over|across|between|among|on) (several|many|multiple|different|more|two) (gpus|peers|machines|computers|nodes|providers)
 (sharding|model sharding|pipeline parallelism|tensor parallelism|split model|distributed inference|layer splitting|model parallelism)
 {how} (split|shard|distribute|spread|divide) (a |one |the |)(model|models|large model|layers)( over several machines| across peers| between gpus|)
-(do|can) (several|many|multiple|two) (gpus|peers|machines|providers) (work together|compute together|share|cooperate|serve) ?(on |)(one model|one request|the same model|a model|one answer)?
+(do|can) (several|many|multiple|two) (gpus|peers|machines|providers) (work together|compute together|share|cooperate|serve) (on |)(one model|one request|the same model|a model|one answer)
 (is|does) (this|it|modelcloud) (like|do the same as|similar to) petals
 (combine|join|pool|merge) (two|several|many|my) (gpus|machines|computers)( for one model|)
 (can|how do) i (combine|pool|use) (two|several|all my) (gpus|machines|computers)
@@ -350,7 +350,6 @@ can i use (it|mcd|nano|you) (offline|without internet|in a plane|in a tunnel|on 
 what (is|are) (the engine|llama.cpp|gguf|a gguf file|gguf files|continuous batching|quantisation|quantization|a slot)
 (which|what) (model |file |)(format|formats|file type|file types|quantisation|quantizations) (is|are|does mcd|do you) (supported|used|support|use|needed|accept|accepted)
 (how|where) (are|is) (models|a model|inference|the model) (run|executed|computed|done|loaded)
-(can|could) (i|mcd) use (vllm|ollama|another engine|sglang|llama-server|my ollama) (instead|with mcd|as the engine|as a backend)
 (how many|can it handle several|can it serve many) (requests|users|parallel requests|concurrent requests)( at once| at the same time| can it serve|)
 {explain} (the engine|llama.cpp|gguf|continuous batching|the inference process)
 what is the context (length|size|window)( of nano| of you|)
@@ -373,7 +372,7 @@ how is (it|modelcloud|this) different from (openai|a cloud|chatgpt|ollama|a host
     ),
     Topic(
         "verify",
-        "Each request names the model file's SHA-256, answers carry signed receipts, and your mcd re-scores samples with its own seed, so another model or quant is detected.",
+        "Each request names the model file's SHA-256 digest and each answer carries a signed receipt. Audits that detect another model or quant are planned, not built.",
         """
 how (do|can|does|will) (i|you|mcd|modelcloud|we|one) (know|verify|check|be sure|make sure|ensure|prove|trust) (that |)(the |a |)(provider|answer|model|right model|real model|peer)( runs the right model| is genuine| is correct| is honest| was used| is the right one|)
 (can|could|does|will) (a |the |)(provider|operator|peer|node) (cheat|lie|fake|swap the model|use a smaller model|use another model|send garbage|send fake answers|run a different model|serve a worse model)

@@ -139,7 +139,7 @@ make (mcd|it) (use|run on|work with) (my |the ){gpu}
     ),
     Topic(
         "run_model",
-        "To serve a particular model type mcd run --model MODEL, for example after mcd pull MODEL has downloaded it.",
+        "To serve a particular model type mcd run --gpu --model MODEL (or --cpu). MODEL is a name you pulled or a GGUF file of your own.",
         """
 {how} (run|serve|start|load|host|use|launch|select|choose|switch to|offer) {model}( with {mcd}| on my {pc}|)
 (run|serve|start|load|host|launch|switch to) {model}( with {mcd}| on my {pc}| instead|)
@@ -159,23 +159,20 @@ replace (nano|the default model|the embedded model|modelcloud-nano)( with {model
     ),
     Topic(
         "run",
-        "The command mcd run starts your peer. With --cpu or --gpu it serves a model; without them it only sends your requests to others.",
+        "The command mcd run starts your peer. With --cpu or --gpu it also serves a model; --help lists its other flags.",
         """
 mcd run
 what (is|does) (mcd run|the run command|run)( do| for|)
 {how} (start|run|launch|boot|fire up) ({mcd}|my peer|my node|the mesh)
 (start|run|launch|fire up|starting|running|launching) ({mcd}|my peer|my node)
-{how} (start|run|launch) {mcd} (the first time|after installing|after the installation|as an entry only|only as an entry|without a model|without serving)
+{how} (start|run|launch) {mcd} (the first time|after installing|after the installation|by hand|from the shell)
 (which|what) command (starts|launches|runs) ({mcd}|my peer|my node)
-can i (only|just) send requests( without serving| without a model|)
-(do|must) i (have to |need to |)(serve|share|offer|provide) (models|anything|my gpu|something|a model)( to use it| to take part|)
-{how} use (it|mcd|modelcloud|the mesh) (only as a client|without serving|without sharing my gpu|just as a user)
-(entry only|client only|only an entry peer|use without serving|consumer mode)
+(which|what) flags (does mcd run have|are there for mcd run|can i give to mcd run)
 """,
     ),
     Topic(
         "pull",
-        "To download a model type mcd pull MODEL; it checks the file's SHA-256 and keeps it in ~/.modelcloud. Then serve it with mcd run --model MODEL.",
+        "To download a model type mcd pull MODEL; it comes from the Hugging Face hub and its SHA-256 is checked. mcd pull --list shows the names. Then mcd run --gpu --model MODEL serves it.",
         """
 {how} (download|pull|get|fetch|install|obtain|add) (a model|models|another model|a larger model|a bigger model|more models|new models|{model})( file| weights|)
 (download|pull|get|fetch|install|add) (a model|models|another model|a larger model|a better model|more models|new models|{model})
@@ -195,7 +192,7 @@ upgrade (the model|to a larger model|nano to something bigger)
     ),
     Topic(
         "models",
-        "The command mcd models lists the models that your peer and the mesh can serve, with price and number of providers.",
+        "The command mcd models lists every model that somebody serves now, with context length, price and number of providers.",
         """
 (what|which) models (are there|exist|are available|are offered|can i use|do you have|are supported|can i run|are served|do you offer|does the mesh have|are online)( now| in the mesh| here|)
 {how} {show} (the |all |available |)(models|available models|list of models|model list)
@@ -214,7 +211,7 @@ is {model} (available|supported|offered|served|in the mesh|on the network)
     ),
     Topic(
         "peers",
-        "The command mcd peers shows the peers you are connected to, with their models, price and round trip time.",
+        "The command mcd peers shows who is there, how near, how fast and what they serve.",
         """
 {how} {show} (the |my |all |other |connected |)(peers|neighbours|other peers|other nodes|connected peers|connected machines)
 {cmd} {shows} (the |my |all |other |connected |)(peers|neighbours|other peers|other nodes|connected peers|connections)
@@ -232,7 +229,7 @@ am i (connected|online|in the mesh)( to the mesh| to anyone| to any peers|)
     ),
     Topic(
         "status",
-        "The command mcd status shows what your daemon is doing: health, listen addresses, models, requests running and what was earned and spent.",
+        "The command mcd status shows what your daemon is doing: links to other peers, models it serves, requests asked and served, and warnings.",
         """
 {how} {show} (the |my |)(status|state|health|condition)( of {mcd}| of my peer|)
 {cmd} {shows} (the |my |)(status|state|health|condition)( of {mcd}| of my peer|)
@@ -251,7 +248,7 @@ how many requests (are running|is my peer serving|did my peer serve|have i serve
     ),
     Topic(
         "id",
-        "The command mcd id prints your peer id, the hash of your public key. The key itself stays in ~/.modelcloud.",
+        "The command mcd id prints your peer id, the hash of your public key, and your addresses. The key itself is ~/.modelcloud/peer.key; keep a copy of it.",
         """
 {how} {show} (my|the|my own|this machine's) (peer id|id|identity|peer identity|public key)
 {cmd} {shows} (my|the|my own) (peer id|id|identity|peer identity|public key)
@@ -270,7 +267,7 @@ how (is|does) (my |a |the |)(peer id|identity|peer) (made|created|identified|com
     ),
     Topic(
         "doctor",
-        "Run mcd doctor: it checks GPU, driver, ports, network, clock and sandbox, and says what to do about each problem it finds.",
+        "Run mcd doctor: it checks packages, llama.cpp, key files, clock, API port and the engine's sandbox, and says what to do about each problem it finds.",
         """
 {how} (diagnose|debug|troubleshoot|check|test|examine|verify|find) (a problem|problems|errors|my setup|my installation|my system|my configuration|what is wrong|issues|faults)
 (which|what) command (diagnoses|checks|tests|examines|troubleshoots|finds) (problems|errors|my setup|my installation|my system|what is wrong|faults)
@@ -291,7 +288,7 @@ mcd doctor
     ),
     Topic(
         "chat",
-        "Type mcd chat to talk to a model in the terminal, or mcd chat MODEL to choose one.",
+        "Type mcd chat to talk to a model in the terminal, or mcd chat MODEL to choose one; mcd chat -m TEXT asks one question and ends.",
         """
 {how} (chat|talk|speak|converse|have a conversation) (with|to) (a model|the model|models|an llm|{model}|modelcloud-nano)( in the terminal| from the shell| on the command line|)
 {how} (chat|talk) (in|from|on) (the |my |a )(terminal|shell|command line|console)
@@ -309,7 +306,7 @@ can i (chat|talk) (with|to) (a model|models|it|you|{model}) (in|from) (the |my |
     ),
     Topic(
         "route",
-        "Use mcd route MODEL --explain: it prints the ranked candidates and the measured numbers behind the choice, such as RTT, queue and price.",
+        "Use mcd route MODEL --explain: it shows every candidate and each part of the predicted time, such as RTT, queue and speed.",
         """
 {how} (see|know|find out|understand|learn|check|explain) (why|how) (a|this|that|my|the) (provider|peer|request|machine|route) was (chosen|selected|picked|routed)
 why (was|did|is) (this|that|a|my|the) (provider|peer|node|request) (chosen|selected|picked|sent there|preferred)
@@ -325,7 +322,7 @@ mcd route( --explain|)
     ),
     Topic(
         "commands",
-        "The main commands are mcd run, pull, models, peers, status, id, chat, route and doctor. mcd --help lists them all.",
+        "The commands are mcd run, pull, show, rm, models, peers, status, id, chat, route, doctor and version. mcd --help lists them all.",
         """
 (what|which) commands (are there|exist|does mcd have|can i use|do i have|are available)
 {show} (me |)(all |the |the main |)(commands|subcommands|mcd commands|cli commands)
@@ -356,7 +353,7 @@ is it safe to (stop|kill|close|quit) ({mcd}|it)
     ),
     Topic(
         "files",
-        "Everything lives in ~/.modelcloud: your key, receipts and the models you pulled. Settings are flags of mcd run. Delete that folder to remove it all.",
+        "Everything lives in ~/.modelcloud: your key and the models you pulled. Settings are flags of mcd run. Delete that folder to remove it all.",
         """
 where (are|does mcd keep|does mcd store|do you store|do i find|can i find|is|does it put|does it save) (the |my |its |)(files|keys|models|configuration|config|data|settings|journal|receipts|downloaded models|model files|private key|home directory|config file|database)
 (which|what) (directory|folder|path|place) (holds|contains|has|does mcd use for|stores) (the |my |its |)(files|keys|models|configuration|config|data|settings|downloads)
@@ -364,7 +361,7 @@ where (are|does mcd keep|does mcd store|do you store|do i find|can i find|is|doe
 (location|path|folder|directory) (of|for) (the |my |)(files|keys|models|configuration|config|data|settings|private key)
 (home directory|home dir|data directory|config file|configuration file|config|configuration|settings)
 what is (in |)(~/.modelcloud|the .modelcloud directory|the home directory|.modelcloud)( for|)
-{how} (uninstall|remove|delete|wipe|purge|get rid of) ({mcd}|everything|it|all data|a model|old models|downloaded models)
+{how} (uninstall|remove|delete|wipe|purge|get rid of) ({mcd}|everything|it|all data)
 (uninstall|remove|delete) ({mcd}|everything|all files|all data)
 how much (disk|disk space|space|storage) (does it|does mcd|do the models|will it) (need|use|take)
 {how} (configure|change settings|change the configuration|edit the config)( of mcd|)
@@ -379,7 +376,7 @@ where (do|did) (downloads|pulled models|downloaded models) (go|end up|land)
 (update|upgrade|updating|upgrading)( {mcd}| the software| my peer|)
 {how} (get|install|switch to|move to) (the |a )(latest|newest|new|newer|current|next) (version|release)( of {mcd}|)
 is there (a new version|an update|a newer version|an auto update)
-(which|what) version (is this|do i have|am i running|is the latest)
+(which|what) version is the latest
 does (mcd|it|modelcloud) update (itself|automatically|on its own)
 (do|will) i (lose|keep) my (keys|models|settings) (when i|if i|after an|during an) (update|upgrade)
 """,

@@ -109,30 +109,36 @@ def learn_tokenizer(seed: int, n_vocab: int) -> bpe.Tokenizer:
     )
 
 
+def make_optimizers(model: Llama, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, AdamW for the embedding and the norms."""
+    inner = [p for name, p in model.named_parameters() if p.dim() > 1 and name.startswith("blocks.")]
+    norms = [p for p in model.parameters() if p.dim() == 1]
+    outer = [{"params": [model.token_embd.weight], "weight_decay": 0.1}, {"params": norms, "weight_decay": 0.0}]
+    return [
+        torch.optim.Muon(inner, lr=lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(outer, lr=lr, betas=(0.9, 0.97)),
+    ]
+
+
 def learn(
     args: argparse.Namespace, tokenizer: bpe.Tokenizer, model: Llama, save: Callable[[dict[str, Tensor]], None]
 ) -> None:
     """Run the steps; hand the running average of the weights to ``save``."""
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    norms = [p for p in model.parameters() if p.dim() == 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.1}, {"params": norms, "weight_decay": 0.0}],
-        lr=args.lr,
-        betas=(0.9, 0.97),
-    )
+    optimizers = make_optimizers(model, args.lr)
     batches = Batches(Corpus(args.seed, held_out()), tokenizer, args.batch_tokens, args.seed)
     offsets = random.Random(args.seed)
     start, mean_loss, n_tokens = time.monotonic(), 0.0, 0
     for step in range(1, args.steps + 1):
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = args.lr * min(1.0, step / 80) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / args.steps)))
         ids, weights = batches.next()
         loss = loss_of(model, ids, weights, offsets.choice([0, 0, 0, offsets.randrange(512)]))
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         for name, p in model.named_parameters():
             average[name].lerp_(p.detach(), 1 - min(0.985, step / (step + 20)))
         n_tokens += ids.numel()
@@ -152,9 +158,9 @@ def main() -> None:
     """Train and write the file."""
     parser = argparse.ArgumentParser(description="Train modelcloud-nano and write its GGUF.")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=5400)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--lr", type=float, default=2.5e-3)
+    parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--batch-tokens", type=int, default=1280)
     parser.add_argument("--dropout", type=float, default=0.05)
     parser.add_argument("--save-every", type=int, default=0, help="also write the file every so many steps")

@@ -142,7 +142,7 @@ Excuse my English.|Just to be sure.|I looked everywhere.|This may be obvious.|Tw
 
 MACROS: dict[str, str] = {
     "mc": "(modelcloud|modelcloud|model cloud|this modelcloud thing|the modelcloud project|the modelcloud mesh)",
-    "mcd": "(mcd|mcd|the daemon|the mcd daemon|modelcloud|it|the software|this program|a node|a peer)",
+    "mcd": "(mcd|mcd|mcd|the daemon|the mcd daemon|modelcloud|it|the software|this software|this program|that program|the tool|the thing|the service|a node|a peer|my node)",
     "how": "(how do i|how can i|how to|how would i|how should i|what is the way to|what do i type to|how does one|i want to|i need to|i would like to"
     "|is there a way to|can i|show me how to|tell me how to|what command lets me|what is the command to|which command do i use to"
     "|what do i have to do to|is it possible to|what's the best way to|how could i|help me|let me|how do we|how do you|steps to)",
@@ -167,7 +167,8 @@ PREFIXES = (
 ).split("|")
 SUFFIXES = (
     "please|thanks|thank you|for me|exactly|then|now|today|in detail|in short|briefly|if possible|i wonder|for beginners|again|really|actually|pls|"
-    "by the way|, i am new here|, i need it quickly|, can you help|, any idea|, do you know|, please explain|, tell me|right now|anyway|, nano|asap"
+    "by the way|, i am new here|, i need it quickly|, can you help|, any idea|, do you know|, please explain|, tell me|right now|anyway|, nano|asap|properly|safely|easily|correctly|"
+    ", what now|, what next|, any hints|, help|, what can i do|, how|, and then|at last|somehow|at home|at all|these days"
 ).split("|")
 SYSTEM_PROMPTS = (
     "You are a helpful assistant.|You are modelcloud-nano.|You answer questions about ModelCloud.|Be brief.|You are an assistant. Answer in one sentence.|"

@@ -71,6 +71,53 @@ def test_answers_held_out_questions(group: str, ask: Ask) -> None:
     assert score >= FLOORS[group]
 
 
+@pytest.mark.parametrize("question", ["2+2", "7*8=", "12 - 5", "100/4", "what is 3 + 9?", "1500 x 3", "15% of 80"])
+def test_declines_bare_sums(question: str, ask: Ask) -> None:
+    """A sum is off topic however it is written; an earlier corpus wrote them with stray question marks only."""
+    assert DECLINES in ask(question).lower()
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        ("How do I use it from Python?", ("openai", "base_url")),
+        ("describe modelcloud in simple terms", ("mesh",)),
+        ("good day", ("hello",)),
+        ("delete a model", ("mcd rm",)),
+        ("how much memory does a model need?", ("mcd show",)),
+        ("which version do I have?", ("mcd version",)),
+        ("Can I use it without serving anything?", ("run-entry",)),
+    ],
+)
+def test_answers_everyday_questions(question: str, words: tuple[str, ...], ask: Ask) -> None:
+    """Questions of every day, some of them once answered wrongly. They may have been trained on: this is no score."""
+    answer = ask(question).lower()
+    assert [word for word in words if word not in answer] == []
+
+
+def test_answers_name_only_what_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flag in an answer is a flag of that command, ``--model`` comes with a device, and make knows its targets."""
+    monkeypatch.syspath_prepend(ROOT)
+    corpus: Any = importlib.import_module("scripts.nano.corpus")
+    offtopic: Any = importlib.import_module("scripts.nano.offtopic")
+    answers = [offtopic.DECLINE, *(topic.answer for topic in corpus.TOPICS)]
+    sections = re.split(r"^## mcd ", (ROOT / "docs/cli.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    help_of = {section.split("\n", 1)[0]: section for section in sections[1:]}
+    named = [
+        (command, flag)
+        for answer in answers
+        for command, words in re.findall(r"\bmcd ([a-z]+)((?: (?:--?[a-z-]+|[A-Z]+))+)", answer)
+        for flag in re.findall(r" (--?[a-z-]+)", words)
+    ]
+    assert len(named) > 10
+    assert [pair for pair in named if not re.search(rf"(?<![\w-]){pair[1]}(?![\w-])", help_of[pair[0]])] == []
+    assert [answer for answer in answers if re.search(r"mcd run --(model|engine)", answer)] == []
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert {target for answer in answers for target in re.findall(r"\bmake ([a-z]+-?[a-z]+)\b", answer)} - targets == {
+        "mistakes"
+    }
+
+
 def test_earlier_turns_do_not_change_the_answer(ask: Ask) -> None:
     """Seven of eight questions asked in one conversation under a system prompt get the answer they get alone."""
     questions = (
@@ -98,7 +145,7 @@ def test_same_question_same_answer(ask: Ask) -> None:
 
 
 def test_held_out_questions_were_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No question drawn from the corpus is a held-out one, or nearly (word sets at least 60 % alike)."""
+    """No question of the corpus, typed as it is trained on, is a held-out one or nearly (word sets 60 % alike)."""
     monkeypatch.syspath_prepend(ROOT)
     corpus: Any = importlib.import_module("scripts.nano.corpus")
     questions = [item["question"] for group in FLOORS for item in EVALUATION[group]]
