@@ -9,7 +9,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of the model; every row is a multiple of 32, as Q8_0 wants, and heads are 64 wide, as fast attention wants."""
+    """Sizes of the model: rows are multiples of 32, as Q8_0 wants, and heads 64 wide, as fast attention wants."""
 
     n_vocab: int = 1536
     n_layer: int = 5

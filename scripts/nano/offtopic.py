@@ -179,7 +179,10 @@ TEMPLATES: list[tuple[str, str]] = [
         "",
     ),
     ("(what is |what's |calculate |how much is |solve |){n}(+|-|*|/|x|^){n}(=|)", ""),
-    ("({n}+{n}+{n}|{n} + {n} - {n}|({n}+{n})*{n}|{n}*{n}-{n}|1/{n}|-{n} + {n}|{n}.{n} * {n}|{n}% of {n}|{n}!)( =|)", ""),
+    (
+        "({n}+{n}+{n}|{n} + {n} - {n}|({n}+{n})*{n}|{n}*{n}-{n}|1/{n}|-{n} + {n}|{n}.{n} * {n}|{n}% of {n}|{n}!)( =|)",
+        "",
+    ),
     ("(add|sum|subtract|multiply|divide) {n} (and|from|by|with) {n}", ""),
     (
         "(what is|calculate|find|) (the square root of|the cube of|half of|the double of|the factorial of|the logarithm of|ten percent of|the sine of) {n}",

@@ -1,4 +1,4 @@
-"""Asks a GGUF the questions of dev.json, greedily, and prints the wrong answers: ``python -m scripts.nano.score FILE``."""
+"""Asks a GGUF the questions of dev.json, greedily, and prints wrong answers: `python -m scripts.nano.score FILE`."""
 
 import json
 import sys
