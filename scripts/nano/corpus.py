@@ -20,13 +20,24 @@ from scripts.nano.topics_models import MODELS
 from scripts.nano.topics_using import USING, Topic
 from scripts.nano.wording import FRAMES, MACROS, PREFACES, PREFIXES, SUFFIXES, SYNONYMS, SYSTEM_PROMPTS
 
-SHARE_OFF_TOPIC = 0.35
-SHARE_SMALL_TALK = 0.13
 SHARE_SPOKEN = 0.55
 TOPICS = (*USING, *MODELS, *API, *MESH, *SMALL_TALK)
 ABOUT_ITSELF = ("self", "human", "made", "can_do")
 NEAR_DUPLICATE = 0.6
 """Jaccard similarity of word sets from which two questions count as the same."""
+
+
+class Mix(NamedTuple):
+    """How often the questions are which; ``hard`` is the share of offtopic_hard.txt in the off-topic ones."""
+
+    off_topic: float
+    small_talk: float
+    hard: float
+
+
+FIRST = Mix(0.35, 0.13, 0.0)
+SECOND = Mix(0.40, 0.15, 0.25)
+"""The second round of training draws the borders: more of what to decline, and some that sounds like our subject."""
 
 
 class Turn(NamedTuple):
@@ -103,8 +114,9 @@ def held_out() -> HeldOut:
 class Corpus:
     """An endless, seeded stream of questions and conversations."""
 
-    def __init__(self, seed: int, avoid: HeldOut) -> None:
+    def __init__(self, seed: int, avoid: HeldOut, mix: Mix = FIRST) -> None:
         self.rng = random.Random(seed)
+        self._mix = mix
         self._avoid = avoid
         spoken = _spoken()
         about_itself = [t for t in API if t.key in ABOUT_ITSELF]
@@ -121,10 +133,10 @@ class Corpus:
                 return turn
 
     def _draw(self) -> Turn:
-        rng, kind = self.rng, self.rng.random()
-        if kind < SHARE_OFF_TOPIC:
+        rng, kind, mix = self.rng, self.rng.random(), self._mix
+        if kind < mix.off_topic:
             return Turn(self._off_topic(), offtopic.DECLINE, "off")
-        topic, lines, spoken = rng.choice(self._small if kind < SHARE_OFF_TOPIC + SHARE_SMALL_TALK else self._topics)
+        topic, lines, spoken = rng.choice(self._small if kind < mix.off_topic + mix.small_talk else self._topics)
         if spoken and rng.random() < SHARE_SPOKEN:
             lines = spoken
         line = rng.choice(lines)
@@ -134,6 +146,8 @@ class Corpus:
         return Turn(question if topic.key in _NO_AFFIX else vary(question, rng), topic.answer, topic.key)
 
     def _off_topic(self) -> str:
+        if self._mix.hard and self.rng.random() < self._mix.hard:
+            return vary(expand(self.rng.choice(offtopic.HARD), self.rng), self.rng)
         rng, kind = self.rng, self.rng.random()
         if kind < 0.30:
             return rng.choice(offtopic.SINGLES)
@@ -263,9 +277,9 @@ def _typo(word: str, rng: random.Random) -> str:
     return word[:i] + rng.choice("abcdefghijklmnopqrstuvwxyz") + word[i + 1 :]
 
 
-def sample(seed: int, n: int) -> Iterator[Turn]:
+def sample(seed: int, n: int, mix: Mix = FIRST) -> Iterator[Turn]:
     """The first n questions of the corpus as they are trained on, for tests and for looking at."""
-    corpus = Corpus(seed, held_out())
+    corpus = Corpus(seed, held_out(), mix)
     return (corpus.turn() for _ in range(n))
 
 

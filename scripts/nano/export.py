@@ -1,9 +1,10 @@
-"""Writes the trained model as a Q8_0 GGUF file with tokenizer and chat template."""
+"""Writes the trained model as a Q8_0 GGUF file with tokenizer and chat template, and reads it back."""
 
 from pathlib import Path
 
 import gguf
 import numpy as np
+import torch
 from torch import Tensor
 
 from scripts.nano.bpe import END, END_TURN, SPECIALS, Tokenizer
@@ -51,6 +52,16 @@ def write(path: Path, shape: Shape, tokenizer: Tokenizer, weights: dict[str, Ten
     out.write_kv_data_to_file()
     out.write_tensors_to_file()
     out.close()
+
+
+def read(path: Path) -> tuple[Tokenizer, dict[str, Tensor]]:
+    """The tokenizer and the weights of a file that ``write`` wrote, as exact as Q8_0 is."""
+    file = gguf.GGUFReader(path)
+    merges = [tuple(merge.split(" ")) for merge in file.fields["tokenizer.ggml.merges"].contents()]
+    return Tokenizer([(a, b) for a, b in merges]), {
+        tensor.name.replace("blk.", "blocks."): torch.tensor(gguf.quants.dequantize(tensor.data, tensor.tensor_type))
+        for tensor in file.tensors
+    }
 
 
 def _add_tokenizer(out: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:

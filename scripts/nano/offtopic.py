@@ -255,6 +255,8 @@ TEMPLATES: list[tuple[str, str]] = [
 ]
 
 SINGLES: list[str] = (Path(__file__).parent / "offtopic.txt").read_text(encoding="utf-8").splitlines()
+HARD: list[str] = (Path(__file__).parent / "offtopic_hard.txt").read_text(encoding="utf-8").splitlines()
+"""Patterns of questions that share words with our subject, or look like commands and sums."""
 
 LISTS: dict[str, list[str]] = {
     "country": COUNTRIES.split(),

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from scripts.nano import bpe, export
-from scripts.nano.corpus import Conversation, Corpus, held_out
+from scripts.nano.corpus import FIRST, SECOND, Conversation, Corpus, held_out
 from scripts.nano.model import Llama, Shape
 
 N_OPENING = 7
@@ -126,7 +126,9 @@ def learn(
     """Run the steps; hand the running average of the weights to ``save``."""
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizers = make_optimizers(model, args.lr)
-    batches = Batches(Corpus(args.seed, held_out()), tokenizer, args.batch_tokens, args.seed)
+    batches = Batches(
+        Corpus(args.seed, held_out(), SECOND if args.start else FIRST), tokenizer, args.batch_tokens, args.seed
+    )
     offsets = random.Random(args.seed)
     start, mean_loss, n_tokens = time.monotonic(), 0.0, 0
     for step in range(1, args.steps + 1):
@@ -158,6 +160,7 @@ def main() -> None:
     """Train and write the file."""
     parser = argparse.ArgumentParser(description="Train modelcloud-nano and write its GGUF.")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="the file of the first round; this is the second")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--lr", type=float, default=3e-3)
@@ -168,8 +171,12 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     shape = Shape()
-    tokenizer = learn_tokenizer(args.seed, shape.n_vocab)
     model = Llama(shape, args.dropout)
+    if args.start:
+        tokenizer, weights = export.read(args.start)
+        model.load_state_dict(weights)
+    else:
+        tokenizer = learn_tokenizer(args.seed, shape.n_vocab)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     learn(args, tokenizer, model, lambda weights: export.write(args.out, shape, tokenizer, weights))
     print(f"wrote {args.out} ({args.out.stat().st_size:,} bytes)")
