@@ -10,10 +10,9 @@ from scripts.nano import corpus, offtopic
 
 
 def main() -> None:
-    """Run it. A file of questions like dev.json may follow the model."""
+    """Run it."""
     model = llama_cpp.Llama(sys.argv[1], n_ctx=1024, n_threads=1, n_threads_batch=1, verbose=False)
-    questions = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(__file__).parent / "dev.json"
-    items = json.loads(questions.read_text(encoding="utf-8"))
+    items = json.loads((Path(__file__).parent / "dev.json").read_text(encoding="utf-8"))
     keys = {topic.answer: topic.key for topic in corpus.TOPICS} | {offtopic.DECLINE: "off"}
     n_right = 0
     for item in items:

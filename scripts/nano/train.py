@@ -1,10 +1,13 @@
 # ruff: noqa: S311 - a seeded generator is the point: the run must repeat
 """Trains `modelcloud-nano` on one CPU thread and writes the GGUF: ``python -m scripts.nano.train --out FILE``.
 
-Needs ``torch`` and ``gguf`` (not dependencies of mcd). The run is defined by --seed and --steps, not by the clock, so
-that it can be repeated. Most sequences are one question and the first tokens of its answer: the beginning of an answer
-decides which answer it is, and the rest is soon known by heart, so time goes into questions. The others are whole
-answers and conversations of several turns.
+Needs ``torch`` and ``gguf`` (not dependencies of mcd). A run is defined by its seed and steps, not by the clock, so
+that it can be repeated. There are two: the second starts from the file of the first and draws the borders of the
+subject (mcd/engine/models/README.md has both commands).
+
+Most sequences are one question and the first tokens of its answer: the beginning of an answer decides which answer it
+is, and the rest is soon known by heart, so time goes into questions. The others are whole answers and conversations of
+several turns.
 """
 
 import argparse

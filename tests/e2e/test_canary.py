@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import gguf
 import psutil
 import pytest
 from openai import OpenAI
@@ -21,7 +22,7 @@ from mcd.engine.catalogue import embedded_path
 from scripts.local_mesh import LocalMesh, Peer, local_mesh, serves
 from tests.e2e.memory import engine_pids, readable_engine, search, spellings
 
-LONG = 400
+LONG = 1500
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,12 @@ def token_ids(text: str) -> list[int]:
     return ids[2:-2]
 
 
+def never_ends() -> dict[str, int]:
+    """A bias against the tokens that end an answer: the model may be done before its first frame leaves."""
+    fields = gguf.GGUFReader(embedded_path()).fields
+    return {str(fields[f"tokenizer.ggml.{name}_token_id"].contents()): -100 for name in ("bos", "eos")}
+
+
 def files_of(peer: Peer, folder: Path) -> bytes:
     """Everything a peer wrote: its home and its log."""
     parts = [path.read_bytes() for path in sorted(peer.home.rglob("*")) if path.is_file()]
@@ -75,7 +82,7 @@ def test_a_prompt_is_in_the_engine_and_nowhere_else(mesh: LocalMesh) -> None:
         messages=[{"role": "user", "content": f"Remember {canary} and tell me everything about mcd."}],
         stream=True,
         max_tokens=LONG,
-        extra_body={"logit_bias": {}},
+        extra_body={"logit_bias": never_ends()},
     )
     next(iter(stream))
     worker = engine_pid(provider)

@@ -19,8 +19,8 @@ MODELS = ROOT / "mcd/engine/models"
 FILE = MODELS / "modelcloud-nano.gguf"
 MAX_SIZE_BYTES = 5_000_000
 EVALUATION = json.loads((ROOT / "tests/data/nano_eval.json").read_text(encoding="utf-8"))
-FLOORS = {"in_scope": 0.73, "small_talk": 0.85, "off_topic": 0.94}
-"""A little under the scores in the README: arithmetic differs between CPUs and can turn an answer."""
+FLOORS = {"in_scope": 44, "small_talk": 13, "off_topic": 38}
+"""Right answers. The README's scores, but for one that flash attention or AVX2 kernels turn, by their other sums."""
 DECLINES = "i only know modelcloud"
 
 Ask = Callable[..., str]
@@ -57,18 +57,18 @@ def _has(text: str, word: str) -> bool:
 
 @pytest.mark.parametrize("group", FLOORS)
 def test_answers_held_out_questions(group: str, ask: Ask) -> None:
-    """The share of right answers, greedy, one question a conversation."""
+    """How many answers are right, greedy, one question a conversation."""
     items = EVALUATION[group]
     wrong = [
         (item["question"], answer)
         for item in items
         if not is_right(group, item.get("keywords", []), answer := ask(item["question"]))
     ]
-    score = 1 - len(wrong) / len(items)
-    print(f"\n{group}: {len(items) - len(wrong)}/{len(items)} = {score:.1%}")
+    n_right = len(items) - len(wrong)
+    print(f"\n{group}: {n_right}/{len(items)} = {n_right / len(items):.1%}")
     for question, answer in wrong:
         print(f"  wrong: {question!r} -> {answer!r}")
-    assert score >= FLOORS[group]
+    assert n_right >= FLOORS[group]
 
 
 @pytest.mark.parametrize("question", ["2+2", "7*8=", "12 - 5", "100/4", "what is 3 + 9?", "1500 x 3", "15% of 80"])
