@@ -153,8 +153,7 @@ class Session:
         message = Request(header, sealed, _output_limit(request), resume_from=len(asked.resume))
         talk = Conversation(Role.ENTRY, self._clock)
         await self._open(talk, candidate, message)
-        results = None if isinstance(request, ChatRequest) else Results(request)
-        answer = _Answer(candidate, opener, config.engine_key, results)
+        answer = _Answer(candidate, opener, config.engine_key, request)
         has_failed = False
         try:
             while not answer.is_complete:
@@ -216,9 +215,10 @@ async def _let_go(talk: Conversation, answer: _Answer) -> None:
 class _Answer:
     """Turns one exchange's events into the answer's, checking all that can be checked. Owner: one attempt."""
 
-    def __init__(self, candidate: Candidate, opener: Opener, engine_key: bytes, results: Results | None) -> None:
-        self._results = results
+    def __init__(self, candidate: Candidate, opener: Opener, engine_key: bytes, request: AnyRequest) -> None:
+        self._results = None if isinstance(request, ChatRequest) else Results(request)
         """Of a task; None for a chat."""
+        self._n_choices = request.n if isinstance(request, ChatRequest) else 1
         self._candidate = candidate
         self._opener = opener
         self._engine_key = engine_key
@@ -281,6 +281,8 @@ class _Answer:
         delta = decode_delta(frame.plaintext)
         if len(delta.tokens) != message.n_tokens:
             raise RemoteProtocolError("the provider counts other tokens than it delivers")
+        if delta.choice >= self._n_choices:  # [ENV-47]
+            raise RemoteProtocolError("the provider answers a choice that was not asked for")
         self._n_tokens += message.n_tokens
         return (delta,)
 
@@ -293,6 +295,8 @@ class _Answer:
         if not isinstance(frame, FinalFrame):
             raise RemoteProtocolError("the provider ended its answer with a piece of it")
         final = decode_final(frame.plaintext)
+        if len(final.finish_reasons) != self._n_choices:  # [ENV-47]
+            raise RemoteProtocolError("the provider ends another number of choices than were asked for")
         self._check_usage(final.usage)
         self._check_receipt(check_receipt(message.receipt, self._engine_key), final)
         if CANCELLED in final.finish_reasons:

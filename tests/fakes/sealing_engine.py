@@ -51,7 +51,8 @@ class Play(msgspec.Struct, kw_only=True):
     four billion tokens of prompt before it begins, ``all cached`` shows more of them than the prompt has,
     ``thoughts`` shows more thinking than output,
     ``cancelled`` ends as if the entry had wished it,
-    ``fault`` finds fault with the request once all tokens are out."""
+    ``fault`` finds fault with the request once all tokens are out,
+    ``choice`` answers a second choice that nobody asked for, ``reasons`` ends one."""
     n_ctx: int = 4096
     cancel_s: float = 0.0
     """From a cancel to the end it seals."""
@@ -152,7 +153,7 @@ class SealingEngine:
             if play.die_at == index:
                 raise EngineDeadError("scripted")
             self.n_tokens_made += 1
-            frame = sealer.seal_data(encode_delta(Delta(0, word(index), (index,))))
+            frame = sealer.seal_data(encode_delta(Delta(int(play.cheat == "choice"), word(index), (index,))))
             yield EngineChunk(frame, 1 + (play.cheat == "count"))
         if play.cheat == "fault":
             frame = sealer.seal_error(encode_failure(Failure("context_length_exceeded", "too long", "messages")))
@@ -168,8 +169,9 @@ class SealingEngine:
         if play.cheat in {"all cached", "thoughts"}:
             shown = msgspec.structs.replace(billed, n_reasoning_tokens=(n_new + 1) * (play.cheat == "thoughts"))
         receipt = self._keys.sign_receipt(sealer, billed, amount=int(play.cheat == "amount"))
+        reasons = ("cancelled" if is_cut else "stop",) * (1 + (play.cheat == "reasons"))
         final = sealer.seal_final(
-            encode_final(Final(("cancelled" if is_cut else "stop",), shown, sealer.output_digest()))
+            encode_final(Final(reasons, shown, sealer.output_digest()))
         )
         yield EngineFinished(final, receipt, n_prompt, n_new)
 

@@ -21,7 +21,15 @@ from mcd.entry.probe import LOAD_INTERVAL_S, LOAD_LIFETIME_S, LOAD_PAUSE_S, Prob
 from mcd.entry.router import Router
 from mcd.entry.session import Session
 from mcd.entry.view import MeshEntry
-from mcd.errors import ContextLengthError, McdError, ModelNotFoundError, NoProviderError, PeerError, RefusedError
+from mcd.errors import (
+    ContextLengthError,
+    McdError,
+    ModelNotFoundError,
+    NoProviderError,
+    PeerError,
+    RefusedError,
+    RemoteProtocolError,
+)
 from mcd.exchange.states import CANCEL_TIMEOUT_S
 from mcd.log import Log
 from mcd.ports import Stream
@@ -139,6 +147,19 @@ async def test_a_sealed_answer_comes_back_whole_and_counted() -> None:
 )
 async def test_the_next_provider_answers_when_one_fails(fault: Play) -> None:
     async with nodes(bad=fault, good=Play()) as (entry, _):
+        for _ in range(4):
+            assert text(await entry.ask()) == words(5)
+
+
+@pytest.mark.spec("ENV-47")
+@pytest.mark.parametrize("cheat", ["choice", "reasons"])
+async def test_an_answer_to_what_nobody_asked_is_its_providers_failure(cheat: str) -> None:
+    """The gateway noticed, too late for another provider and without blame for this one."""
+    async with nodes(bad=Play(cheat=cheat)) as (entry, providers):
+        with pytest.raises(RemoteProtocolError):
+            await entry.ask()
+        assert entry.router.health.ok_fraction(providers["bad"].peer_id) == 0.0
+    async with nodes(bad=Play(cheat=cheat), good=Play()) as (entry, _):
         for _ in range(4):
             assert text(await entry.ask()) == words(5)
 
