@@ -9,9 +9,10 @@ from random import Random
 
 from mcd.api.request import ChatRequest
 from mcd.api.tasks import CAPABILITIES, AnyRequest, EmbeddingsRequest, RerankRequest, TaskRequest
+from mcd.cards import RouteTerm
 from mcd.errors import ClaimedFaultError, McdError, RefusedError
 from mcd.ids import PeerId
-from mcd.ports import Clock, Mesh, RouteTerm
+from mcd.ports import Clock, Mesh
 from mcd.routing.directory import Directory
 from mcd.routing.estimate import Estimates
 from mcd.routing.health import Health

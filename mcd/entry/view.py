@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from mcd.api.tasks import AnyRequest
+from mcd.cards import ModelCard, PeerCard, RouteTerm
 from mcd.entry.failover import Failover
 from mcd.entry.router import Router
 from mcd.ids import ModelDigest, PeerId
-from mcd.ports import Clock, Link, Mesh, ModelCard, PeerCard, Put, RouteTerm
+from mcd.ports import Clock, Link, Mesh, Put
 from mcd.routing.directory import Directory, KnownPeer
 from mcd.routing.plan import Want, preferred_digests
 from mcd.routing.snapshot import Offer

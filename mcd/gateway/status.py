@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from mcd.api.models import Model
-from mcd.ports import ModelCard
+from mcd.cards import ModelCard
 
 OWNED_BY = "modelcloud"
 

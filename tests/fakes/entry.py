@@ -10,9 +10,10 @@ import trio
 
 from mcd.api.events import AnswerEvent, Answering, Waiting
 from mcd.api.tasks import AnyRequest
+from mcd.cards import ModelCard, PeerCard, RouteTerm
 from mcd.errors import McdError, ModelNotFoundError
 from mcd.ids import ModelDigest, PeerId
-from mcd.ports import ModelCard, PeerCard, Put, RouteTerm
+from mcd.ports import Put
 from mcd.wire.payload import Delta, Final, ToolCallDelta, Usage
 
 PEER = PeerId("12D3KooWFakePeer1111111111111111111111111111111111")
