@@ -170,9 +170,7 @@ class SealingEngine:
             shown = msgspec.structs.replace(billed, n_reasoning_tokens=(n_new + 1) * (play.cheat == "thoughts"))
         receipt = self._keys.sign_receipt(sealer, billed, amount=int(play.cheat == "amount"))
         reasons = ("cancelled" if is_cut else "stop",) * (1 + (play.cheat == "reasons"))
-        final = sealer.seal_final(
-            encode_final(Final(reasons, shown, sealer.output_digest()))
-        )
+        final = sealer.seal_final(encode_final(Final(reasons, shown, sealer.output_digest())))
         yield EngineFinished(final, receipt, n_prompt, n_new)
 
 
