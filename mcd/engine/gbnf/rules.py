@@ -16,7 +16,9 @@ TEXT: tuple[tuple[int, int], ...] = ((0x09, 0x0A), (0x20, 0xD7FF), (0xE000, MAX_
 MAX_EFFORT = 40_000
 """Schemas looked at, and entries put together, for one grammar: references and unions of unions multiply."""
 MAX_REPEATED_CHARS = 4 * MAX_GRAMMAR_CHARS
-"""Of what counted repetitions repeat: llama.cpp writes each of them out, a rule for each time."""
+"""Of what counted repetitions repeat: llama.cpp writes them out, a rule of 250 bytes for each time; 30 MB in all."""
+RULE_CHARS = 32
+"""What such a rule counts for besides."""
 _RULE_NAME = re.compile(r"[^a-z0-9-]+")
 
 Ranges = tuple[tuple[int, int], ...]
@@ -123,7 +125,7 @@ class Rules:
         Raises:
             UnsupportedError: Written out, all of them are too large.
         """
-        self._n_repeated_chars += len(item) * max(least, most or 0)
+        self._n_repeated_chars += (len(item) + RULE_CHARS) * max(least, most or 0)
         if self._n_repeated_chars > MAX_REPEATED_CHARS:
             raise self.fault("its repetitions are too large")
         if most is None:

@@ -1,7 +1,7 @@
 """Every way of writing thoughts and calls we know, and which of them a chat template uses.   Pure.
 
 One table. A family is recognised by what its template says; the first whose signs are all there is it, so the more
-particular ones come first. The texts serve reading and, in `mcd.engine.call_grammar`, constraining alike.
+particular ones come first. The texts serve reading and, in `mcd.engine.gbnf.calls`, constraining alike.
 """
 
 from __future__ import annotations
