@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from mcd.api.request import ChatMessage, ChatRequest, ResponseFormat, ToolFunction
 from mcd.engine.gbnf import constraint
 from mcd.engine.gbnf.calls import ANY_OBJECT, held_to
-from mcd.engine.gbnf.rules import Rules, literal
+from mcd.engine.gbnf.rules import MAX_FORKS, Rules, literal, one_of
 from mcd.engine.gbnf.schema import SchemaCompiler
 from mcd.engine.parsers.families import FAMILIES, Family, family_of
 from mcd.errors import InvalidRequestError, UnsupportedError
@@ -311,3 +312,20 @@ def test_trees_whose_nodes_say_first_what_they_are_are_taken() -> None:
     assert compile_schema(tree(*map(node, range(40)), {"type": "string"}, {"type": "array", "items": TREE}))
     alike = [{"type": "object", "properties": {"id": {"type": "string"}, n: {}}, "required": ["id", n]} for n in "ab"]
     assert compile_schema({"anyOf": alike * 20})
+
+
+def test_what_texts_begin_with_in_common_is_written_once() -> None:
+    """Four thousand that began alike took 1.6 s for a token of a real vocabulary."""
+    assert one_of(["b", "ab1", "ab2", "ab"]) == '("ab" ("" | "1" | "2") | "b")'
+    assert one_of(["same", "same"]) == '"same"'
+    stairs = one_of("a" * n for n in range(1, 4000))
+    assert stairs.count("(") <= MAX_FORKS + 2
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.text('ab"(', max_size=5), min_size=1, max_size=12))
+def test_one_of_is_any_of_its_texts_and_nothing_else(texts: list[str]) -> None:
+    shown = re.sub(r'"((?:[^"\\]|\\.)*)"', lambda found: re.escape(re.sub(r"\\(.)", r"\1", found[1])), one_of(texts))
+    expression = re.compile(shown.replace(" ", ""))
+    candidates = {*texts, *(text[:-1] for text in texts), *(text + "a" for text in texts)}
+    assert {text for text in candidates if expression.fullmatch(text)} == set(texts)

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import msgspec
 
+from mcd.engine.gbnf.automaton import Either, Letter, Machine, Node, Row, Times, TooLargeError
 from mcd.engine.gbnf.notation import Notation
 from mcd.engine.gbnf.rules import MAX_CODE_POINT, Ranges, Rules, any_of, characters, literal, union, without
 
 MAX_PATTERN_CHARS = 1024
 MAX_NESTING = 24
 MAX_REPEAT = 1000
-MAX_STEPS = 1000
-"""Characters of a pattern once its repetitions, and those in them, are written out: llama.cpp may have to follow all
-of them side by side, through the whole vocabulary, for each token."""
 
 DIGITS: Ranges = ((0x30, 0x39),)
 WORDS: Ranges = ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
@@ -43,8 +41,8 @@ def compile_pattern(rules: Rules, pattern: str, notation: Notation) -> str:
     if not isinstance(pattern, str) or len(pattern) > MAX_PATTERN_CHARS:
         raise rules.fault(f"keyword pattern must be a text of at most {MAX_PATTERN_CHARS} characters")
     try:
-        return rules.rule("pattern", _Reader(pattern, notation, rules).whole())
-    except _UnfitError as error:
+        return _written_out(Machine(_Reader(pattern, notation).whole(), rules), rules, notation)
+    except (_UnfitError, TooLargeError) as error:
         raise rules.fault(f"keyword pattern with {error} is not supported") from None
 
 
@@ -53,25 +51,23 @@ class _Reader(msgspec.Struct):
 
     text: str
     notation: Notation
-    rules: Rules
     at: int = 0
-    n_steps: int = 0
     depth: int = 0
 
-    def whole(self) -> str:
+    def whole(self) -> Node:
         """All of it, with what may stand around an alternative that is not anchored."""
-        parts = []
-        anything = f"{self._written(ALL)}*"
+        options: list[Node] = []
+        anything = Times(Letter(ALL), 0, None)
         while True:
             is_begun = self._takes("^")
             body = self._sequence()
             is_ended = self._takes("$")
-            parts.append(" ".join(x for x in ("" if is_begun else anything, body, "" if is_ended else anything) if x))
+            options.append(Row((*(() if is_begun else (anything,)), body, *(() if is_ended else (anything,)))))
             if self.at == len(self.text):
                 break
             if not self._takes("|"):
                 raise _UnfitError("an anchor or bracket in its middle")
-        return " | ".join(part or '""' for part in parts)
+        return Either(tuple(options))
 
     def _takes(self, char: str) -> bool:
         found = self.text.startswith(char, self.at)
@@ -84,32 +80,30 @@ class _Reader(msgspec.Struct):
         self.at += 1
         return self.text[self.at - 1]
 
-    def _sequence(self) -> str:
-        parts: list[str] = []
+    def _sequence(self) -> Node:
+        parts: list[Node] = []
         while self.at < len(self.text) and self.text[self.at] not in "|)$":
-            before = self.n_steps
-            atom = self._atom()
-            parts.append(self._repeated(atom, self.n_steps - before))
-        return " ".join(part for part in parts if part)
+            parts.append(self._repeated(self._atom()))
+        return Row(tuple(parts))
 
-    def _atom(self) -> str:
+    def _atom(self) -> Node:
         char = self._next()
         match char:
             case "(":
                 return self._group()
             case "[":
-                return self._written(self._class())
+                return self._letter(self._class())
             case ".":
-                return self._written(without(ALL, _NEWLINES))
+                return self._letter(without(ALL, _NEWLINES))
             case "\\":
-                return self._written(self._escape())
+                return self._letter(self._escape())
             case "^":
                 raise _UnfitError("an anchor in its middle")
             case "*" | "+" | "?" | "{":
                 raise _UnfitError("nothing to repeat")
-        return self._written(((ord(char), ord(char)),))
+        return self._letter(((ord(char), ord(char)),))
 
-    def _group(self) -> str:
+    def _group(self) -> Node:
         if self._takes("?") and not self._takes(":"):
             raise _UnfitError("look-around, named groups or flags")
         self.depth += 1
@@ -123,12 +117,12 @@ class _Reader(msgspec.Struct):
         if not self._takes(")"):
             raise _UnfitError("a group without end")
         self.depth -= 1
-        return f"({' | '.join(option or chr(34) * 2 for option in options)})"
+        return Either(tuple(options))
 
-    def _repeated(self, atom: str, n_steps: int) -> str:
+    def _repeated(self, atom: Node) -> Node:
         for mark, (least, most) in {"*": (0, None), "+": (1, None), "?": (0, 1)}.items():
             if self._takes(mark):
-                return self._times(atom, n_steps, least, most)
+                return self._times(atom, least, most)
         if not self._takes("{"):
             return atom
         inside, brace, rest = self.text[self.at :].partition("}")
@@ -140,19 +134,13 @@ class _Reader(msgspec.Struct):
         most = int(high) if high else None if comma else least
         if max(least, most or 0) > MAX_REPEAT or (most is not None and most < least):
             raise _UnfitError(f"a repetition beyond {MAX_REPEAT}")
-        return self._times(atom, n_steps, least, most)
+        return self._times(atom, least, most)
 
-    def _times(self, atom: str, n_steps: int, least: int, most: int | None) -> str:
+    def _times(self, atom: Node, least: int, most: int | None) -> Node:
         self._takes("?")  # lazy or not, the strings are the same
         if self._takes("+"):
             raise _UnfitError("possessive repetition")
-        self._step(n_steps * (max(least, most or 1) - 1))
-        return self.rules.times(atom, least, most)
-
-    def _step(self, n_more: int) -> None:
-        self.n_steps += n_more
-        if self.n_steps > MAX_STEPS:
-            raise _UnfitError(f"more than {MAX_STEPS} characters, its repetitions written out,")
+        return Times(atom, least, most)
 
     def _escape(self) -> Ranges:
         char = self._next()
@@ -197,22 +185,33 @@ class _Reader(msgspec.Struct):
             raise _UnfitError("[ in a class of characters")
         return ((ord(char), ord(char)),)
 
-    def _written(self, ranges: Ranges) -> str:
-        """One character of these, as the notation writes it."""
-        self._step(1)
-        options = [
-            literal(shown)
-            for char, shown in self.notation.escaped
-            if any(low <= ord(char) <= high for low, high in ranges)
-        ]
-        plain = _common(ranges, self.notation.plain)
-        if plain:
-            is_one = plain[0][0] == plain[0][1] and len(plain) == 1
-            options.insert(0, literal(chr(plain[0][0])) if is_one else characters(plain))
-        if not options:
+    def _letter(self, ranges: Ranges) -> Node:
+        if not _written(ranges, self.notation):
             raise _UnfitError("a character that cannot be written here")
-        return any_of(options)
+        return Letter(ranges)
 
 
-def _common(ranges: Ranges, others: Ranges) -> Ranges:
-    return without(ranges, without(((0, MAX_CODE_POINT),), others))
+def _written_out(machine: Machine, rules: Rules, notation: Notation) -> str:
+    """A rule for each state."""
+    names = [rules.rule("pattern", "") for _ in machine.states]
+    for name, state in zip(names, machine.states, strict=True):
+        options = []
+        for after, classes in state.steps.items():
+            letters = _written(union(*(machine.classes[index] for index in classes)), notation)
+            if letters:
+                options.append(f"{any_of(letters)} {names[after]}")
+        body = " | ".join(options)
+        rules.define(name, (f"({body})?" if body else '""') if state.may_end else body)
+    return names[0]
+
+
+def _written(ranges: Ranges, notation: Notation) -> list[str]:
+    """One character of these, as the notation writes it; empty when it writes none."""
+    options = [
+        literal(shown) for char, shown in notation.escaped if any(low <= ord(char) <= high for low, high in ranges)
+    ]
+    plain = without(ranges, without(((0, MAX_CODE_POINT),), notation.plain))
+    if plain:
+        is_one = plain[0][0] == plain[0][1] and len(plain) == 1
+        options.insert(0, literal(chr(plain[0][0])) if is_one else characters(plain))
+    return options

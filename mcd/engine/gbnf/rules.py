@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mcd.errors import UnsupportedError
 
@@ -11,6 +12,8 @@ MAX_RULES = 4096
 MAX_GRAMMAR_CHARS = 1024 * 1024
 """llama.cpp copies a grammar's elements for every stream."""
 MAX_CODE_POINT = 0x10FFFF
+MAX_FORKS = 24
+"""Of a list of texts, one within the other; below stand whole texts. llama.cpp reads groups by recursion."""
 TEXT: tuple[tuple[int, int], ...] = ((0x09, 0x0A), (0x20, 0xD7FF), (0xE000, MAX_CODE_POINT))
 """What bare text is made of."""
 MAX_EFFORT = 40_000
@@ -108,6 +111,8 @@ class Rules:
     def define(self, name: str, body: str) -> None:
         """Give a rule that was added before its body."""
         self._n_chars += len(body)
+        if self._n_chars > MAX_GRAMMAR_CHARS:
+            raise self.fault("it is too large")
         self._rules[name] = body
 
     def shared(self, name: str) -> str:
@@ -199,6 +204,19 @@ def without(ranges: Ranges, removed: Ranges) -> Ranges:
 def any_of(options: Sequence[str]) -> str:
     """One of these, as a group where it needs to be one."""
     return options[0] if len(options) == 1 else f"({' | '.join(options)})"
+
+
+def one_of(texts: Iterable[str], depth: int = 0) -> str:
+    """Any of these texts, what they begin with in common written once: llama.cpp follows each alternative by itself."""
+    ordered = sorted(set(texts))
+    if len(ordered) == 1 or depth > MAX_FORKS:
+        return any_of([*map(literal, ordered)])
+    first, last = ordered[0], ordered[-1]  # what these two share, all between them do
+    n_shared = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
+    shared = first[:n_shared]
+    rests = (text[n_shared:] for text in ordered)
+    forks = any_of([one_of(group, depth + 1) for _, group in itertools.groupby(rests, key=lambda rest: rest[:1])])
+    return f"{literal(shared)} {forks}" if shared else forks
 
 
 def text_until(rules: Rules, stop: str) -> str:

@@ -16,7 +16,7 @@ from mcd.engine.gbnf import numbers
 from mcd.engine.gbnf.alternatives import Alternative, are_apart, as_text, n_rivals
 from mcd.engine.gbnf.merge import ANNOTATIONS, UnmergedError, merged, size
 from mcd.engine.gbnf.notation import JSON, TAGGED, Notation
-from mcd.engine.gbnf.rules import Rules, characters, literal, text_until, union, without
+from mcd.engine.gbnf.rules import Rules, characters, literal, one_of, text_until, union, without
 from mcd.engine.gbnf.strings import bounds, string
 from mcd.engine.parsers.kinds import find, kinds_of
 
@@ -216,7 +216,7 @@ class SchemaCompiler:
             values = [value for value in values if kinds_of({"const": value}, {}) & kinds]
         if not values:
             raise _NothingFitsError("enum or const and the keywords beside it")
-        return self.rules.rule("enum", " | ".join(literal(self._notation.dump(value)) for value in values))
+        return self.rules.rule("enum", one_of(map(self._notation.dump, values)))
 
     def _typed(self, node: dict[str, Any], keys: set[str], name: str, depth: int) -> str:
         kind = node.get("type")
