@@ -1,7 +1,7 @@
 """Alternatives of a union: which exclude each other, and which may long be taken for another.   Pure.
 
 llama.cpp follows all that may still be meant, side by side. Two arrays that begin alike, each of such two again, are
-four after two brackets and a thousand after ten: that ends in no machine's memory, so it must not begin.
+four after two brackets and a thousand after ten, each compared with all others: that must not begin.
 """
 
 from __future__ import annotations
