@@ -23,6 +23,7 @@ from mcd.engine.link import LinkClosedError, WorkerLink
 from mcd.engine.llama import LlamaBackend
 from mcd.engine.messages import Chunk, Credit, Finished, Submit, ToDaemon, ToWorker
 from mcd.engine.model import Model
+from mcd.engine.prompts import Prompts
 from mcd.engine.rendering import Rendering
 from mcd.engine.seal import SealKeys
 from mcd.engine.worker import Worker
@@ -171,7 +172,8 @@ def main(path: str) -> None:
     lib.llama_decode, lib.llama_sampler_sample = decode, sample
     rows = []
     try:
-        backend = LlamaBackend(Model(lib, path), OPTIONS, Rendering.start())
+        model = Model(lib, path)
+        backend = LlamaBackend(model, OPTIONS, Prompts(model, Rendering.start(), None, None))
         for n_streams in (1, 4, N_SLOTS):
             found = [_round(backend, n_streams, decode, sample) for _ in range(N_ROUNDS)]
             rows.append((str(n_streams), *(spread(column, ".0f") for column in zip(*found, strict=True))))

@@ -91,6 +91,8 @@ def mcd(
 
 
 def start(home: Path, *words: str, url: str) -> subprocess.Popen[str]:
+    # what a shell runs in the background ignores Ctrl-C, and so would all its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
         [sys.executable, "-m", "mcd", *words, "--home", str(home)],
         cwd=ROOT, env=environment(home, url), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
