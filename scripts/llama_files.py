@@ -8,6 +8,7 @@ source archive is the very one that llama.cpp is built from: pip checks its hash
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -80,7 +81,7 @@ def download(into: Path) -> Path:
             time.sleep(0.2)
             if time.monotonic() - shown >= SHOWN_EVERY_S:
                 shown = time.monotonic()
-                print(f"  {_size_mb(into):.0f} MB, {shown - began:.0f} s", file=sys.stderr, flush=True)
+                print(f"  {largest_mb(into):.0f} MB, {shown - began:.0f} s", file=sys.stderr, flush=True)
         output.seek(0)
         said = output.read()
     found = next(into.glob("*.tar.gz"), None)
@@ -89,14 +90,14 @@ def download(into: Path) -> Path:
     return found
 
 
-def _size_mb(root: Path) -> float:
-    sizes = []
-    for path in root.rglob("*"):
-        try:
-            sizes.append(path.stat().st_size)
-        except OSError:  # pip moves them about
-            continue
-    return max(sizes, default=0) / 1e6
+def largest_mb(root: Path) -> float:
+    """Of the largest file below; pip moves and removes files and folders while we look."""
+    sizes = [0]
+    for folder_name, _, names in os.walk(root):  # unlike rglob it does not mind folders that vanish
+        for name in names:
+            with contextlib.suppress(OSError):
+                sizes.append(Path(folder_name, name).lstat().st_size)
+    return max(sizes) / 1e6
 
 
 def main() -> int:

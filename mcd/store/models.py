@@ -99,8 +99,14 @@ def _with_projector(model: LocalModel, projectors: dict[str, int]) -> LocalModel
 
 
 def unfinished_bytes(home: Path) -> int:
-    """What pulls that did not end hold on the disk."""
-    return sum(path.stat().st_size for path in (folder(home) / UNFINISHED_FOLDER).rglob(f"*{SUFFIX}") if path.is_file())
+    """What pulls that did not end hold on the disk; one that ends meanwhile counts or not."""
+    sizes = [0]
+    for folder_name, _, names in os.walk(folder(home) / UNFINISHED_FOLDER):
+        for name in names:
+            if name.endswith(SUFFIX):
+                with contextlib.suppress(OSError):
+                    sizes.append(Path(folder_name, name).stat().st_size)
+    return sum(sizes)
 
 
 def add(home: Path, model: LocalModel, fresh: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -49,3 +50,20 @@ def test_an_archive_without_templates_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no templates"):
         llama_files.extract(archive(tmp_path, "README.md"), tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
+
+
+def test_what_vanishes_while_it_is_measured_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip moves what it unpacks: a set-up once ended there."""
+    (tmp_path / "kept").write_bytes(bytes(2_000_000))
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    real = os.scandir
+
+    def scandir(folder: str | Path) -> object:
+        if Path(folder).name == "moved":
+            raise FileNotFoundError(folder)
+        return real(folder)
+
+    (tmp_path / "moved").mkdir()
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert llama_files.largest_mb(tmp_path) == 2.0
+    assert llama_files.largest_mb(tmp_path / "nowhere") == 0.0
