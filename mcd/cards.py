@@ -18,6 +18,10 @@ class ModelCard(msgspec.Struct, frozen=True):
     n_ctx: int
     capabilities: tuple[str, ...]
     n_providers: int
+    n_loaded: int
+    """Providers that have it in memory; the others load it when asked."""
+    load_s: Seconds
+    """Until the provider that is ready soonest has it in memory, as it says; 0 when one has."""
     n_slots: int
     best_rtt_s: Seconds | None
     price_prompt: int

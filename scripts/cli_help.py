@@ -36,6 +36,9 @@ once. Data go to stdout, messages to stderr; colours appear only on a terminal a
 
 With `--json` a command prints one JSON value whose names are stable. Units are part of the names (`rtt_s`, `load_ms`),
 prices are integers in token base units per 1M tokens, digests and keys are hex, `null` means not known.
+
+In the table of `mcd models`, LOADED counts the PEERS that have the model in memory; READY is how long the quickest of
+the others would load it when nobody has, as it measured the last time (`load_s`).
 """
 
 

@@ -19,7 +19,7 @@ _COLUMNS = (
     *table.text("MODEL"),
     *table.numbers("CTX"),
     *table.text("CAPS"),
-    *table.numbers("PEERS", "SLOTS", "BEST RTT", "$/1M IN", "$/1M OUT"),
+    *table.numbers("PEERS", "LOADED", "READY", "SLOTS", "BEST RTT", "$/1M IN", "$/1M OUT"),
     *table.text("LOCAL", "DIGEST"),
 )
 _LOCAL_COLUMNS = (
@@ -59,6 +59,8 @@ def _row(model: Mapping[str, Any]) -> list[str]:
         table.context(model["n_ctx"]),
         " ".join(model["capabilities"]) or "-",
         str(model["n_providers"]),
+        str(model["n_loaded"]),
+        f"~{table.duration(model['load_s'])}" if model["load_s"] else "now",
         str(model["n_slots"]),
         table.duration(model["best_rtt_s"]),
         table.price(model["price_prompt"]),

@@ -103,6 +103,8 @@ class ScriptedEntry:
                 n_ctx=2048,
                 capabilities=("chat", "tools"),
                 n_providers=2,
+                n_loaded=1,
+                load_s=0.0,
                 n_slots=8,
                 best_rtt_s=0.014,
                 price_prompt=0,

@@ -96,8 +96,11 @@ def test_peers(home: Path) -> None:
 
 def test_models_and_status(home: Path) -> None:
     models = mcd("models", home=home)
-    assert re.split(r"  +", models.stdout.splitlines()[1])[:4] == [MODEL, "2k", "chat tools", "2"]
-    assert json.loads(mcd("models", "--json", home=home).stdout)[0]["digest"] == bytes(range(32)).hex()
+    head, first, *_ = (re.split(r"  +", line.strip()) for line in models.stdout.splitlines())
+    assert head[:6] == ["MODEL", "CTX", "CAPS", "PEERS", "LOADED", "READY"]
+    assert first[:6] == [MODEL, "2k", "chat tools", "2", "1", "now"]
+    card = json.loads(mcd("models", "--json", home=home).stdout)[0]
+    assert (card["digest"], card["n_loaded"], card["load_s"]) == (bytes(range(32)).hex(), 1, 0)
     status = mcd("status", home=home)
     assert f"peer {PEER} (atlas)" in status.stdout
     assert f"Serving  {MODEL} on CPU 8 cores, ready, 2/4 slots, 88 tok/s" in status.stdout

@@ -392,6 +392,16 @@ async def test_a_provider_whose_record_never_came_is_found_through_the_dht() -> 
         assert trio.current_time() == began, "a name just searched for in vain is not searched for again"
 
 
+async def test_cards_say_who_has_a_model_loaded_and_when_it_will_be() -> None:
+    async with nodes(slow=Play(load_s=30.0), quick=Play(load_s=12.0)) as (entry, providers):
+        (card,) = entry.entry.models()
+        assert (card.n_providers, card.n_loaded, card.load_s) == (2, 0, 12.0)
+        providers["slow"].engines[0].state = "ready"
+        await trio.sleep(5)
+        (card,) = entry.entry.models()
+        assert (card.n_providers, card.n_loaded, card.load_s) == (2, 1, 0.0)
+
+
 async def test_what_is_no_longer_served_is_withdrawn_from_the_dht() -> None:
     async with nodes(ada=Play()) as (entry, providers):
         ada = providers["ada"]
