@@ -1,4 +1,6 @@
-"""Structured log: a fixed event name and typed fields from an allow-list, one JSON object a line on stderr.
+"""Structured log: a fixed event name and typed fields from an allow-list, on stderr.
+
+One JSON object a line for programs; for a person, who sits at a terminal, the same as words.
 
 User text cannot be logged: a field outside the list is a programming error, and every value must be a number,
 a bool or a short plain string. CONVENTIONS 41-43.
@@ -6,6 +8,7 @@ a bool or a short plain string. CONVENTIONS 41-43.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import TextIO
@@ -23,6 +26,7 @@ FIELDS = frozenset(
 """Every field a log line may have. None of them can hold user text."""
 MAX_VALUE_CHARS = 200
 LEVELS = ("debug", "info", "warning", "error")
+_COLOURS = {"debug": "2", "warning": "33", "error": "31"}
 
 Value = str | int | float | bool | None
 
@@ -33,6 +37,7 @@ class Log:
     def __init__(self, level: str = "info", out: TextIO | None = None) -> None:
         self._threshold = LEVELS.index(level)
         self._out = out if out is not None else sys.stderr
+        self._is_for_people = self._out.isatty()
 
     def event(self, name: str, level: str = "info", **fields: Value) -> None:
         """Write one line.
@@ -48,7 +53,8 @@ class Log:
         line: dict[str, Value] = {"time": round(time.time(), 3), "level": level, "event": name}
         for key, value in fields.items():
             line[key] = value[:MAX_VALUE_CHARS] if isinstance(value, str) else value
-        self._out.write(msgspec.json.encode(line).decode() + "\n")
+        text = _words(line) if self._is_for_people else msgspec.json.encode(line).decode()
+        self._out.write(text + "\n")
         self._out.flush()
 
     def debug(self, name: str, **fields: Value) -> None:
@@ -66,3 +72,17 @@ class Log:
     def error(self, name: str, **fields: Value) -> None:
         """Write at error level."""
         self.event(name, "error", **fields)
+
+
+def _words(line: dict[str, Value]) -> str:
+    """A line for a terminal: time of day, level unless it is info, event, fields, and the detail behind them."""
+    level, detail = str(line["level"]), line.get("detail")
+    fields = [f"{key}={value}" for key, value in line.items() if key not in {"time", "level", "event", "detail"}]
+    said = str(line["event"]).replace("_", " ")
+    if level != "info":
+        said = f"{level}: {said}"
+        if not os.environ.get("NO_COLOR"):
+            said = f"\x1b[{_COLOURS[level]}m{said}\x1b[0m"
+    rest = "  ".join([" ".join(fields), *([] if detail is None else [str(detail)])])
+    foreign = "".join(char if char.isprintable() else "?" for char in rest)  # a peer's name does not steer the terminal
+    return f"{time.strftime('%H:%M:%S')}  {said}  {foreign}".rstrip()

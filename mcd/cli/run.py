@@ -49,7 +49,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="llama, scripted:FILE (plays fixed answers, a test aid) or openai:URL (another server)",
     )
     parser.add_argument(
-        "--log-level", choices=LEVELS, default="info", help="what goes to stderr; user text never does (default: info)"
+        "--log-level",
+        choices=LEVELS,
+        default="info",
+        help="what goes to stderr, as JSON unless that is a terminal; user text never does (default: info)",
     )
 
 

@@ -48,7 +48,7 @@ async def supervise(name: str, service: Callable[[], Awaitable[None]], *, log: L
         if trio.current_time() - started_s >= HEALTHY_AFTER_S:
             pause_s = RESTART_FIRST_S
         counters.add(f"restarted_{name}")
-        log.warning("service restarts", service=name, reason=reason)
+        log.warning("service_restarts", service=name, reason=reason)
         await trio.sleep(pause_s)
         pause_s = min(2 * pause_s, RESTART_MAX_S)
 

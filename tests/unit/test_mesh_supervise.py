@@ -41,7 +41,7 @@ async def test_restarts_come_later_each_time_and_are_counted() -> None:
     assert counters.snapshot() == {"restarted_gossip": 9}
     lines = [json.loads(line) for line in out.getvalue().splitlines()]
     assert {(line["event"], line["service"], line["reason"]) for line in lines} == {
-        ("service restarts", "gossip", "KeyError")
+        ("service_restarts", "gossip", "KeyError")
     }
     assert "peer said" not in out.getvalue()
 
