@@ -66,7 +66,8 @@ class Host:
 
         Args:
             seed: The Ed25519 secret, 32 bytes. It is the peer's identity.
-            listen: Multiaddrs to listen on, ``/ip4|ip6/../tcp/..``; may be empty for a host that only dials.
+            listen: Multiaddrs to listen on, ``/ip4|ip6/../tcp/..``; may be empty for a host that only dials. One that
+                is not this machine's, beside others that are, is a router's that forwards the port: only announced.
             log: Where failures of stream handlers go, by class name only.
             clock: Gives ``Link.since_s``.
             limits: What the network may take; the defaults are for the open Internet.
@@ -79,6 +80,7 @@ class Host:
         self._clock = clock
         self._limits = limits if limits is not None else Limits()
         self._listen = [_listen_address(text) for text in dict.fromkeys(listen)]
+        self._forwarded: list[str] = []
         self._interfaces: tuple[float, list[str]] = (0.0, [])
         self._gate = AddressGate(self._limits)
         self._sockets: dict[str, trio.socket.SocketType] = {}
@@ -121,12 +123,9 @@ class Host:
             ConfigError: A port is taken or the address is not ours; nothing was opened.
         """
         try:
-            for maddr in self._listen:
-                place = place_of(maddr)
-                assert place is not None
-                self._sockets[str(maddr)] = portlock.claim(*place)
+            self._claim_ports()
             with trio.CancelScope() as life:
-                async with self.libp2p.run(self._listen):
+                async with self.libp2p.run([Multiaddr(text) for text in self._sockets]):
                     try:
                         task_status.started()
                         await self._closing.wait()
@@ -138,6 +137,17 @@ class Host:
             for socket in self._sockets.values():
                 socket.close()
             self._closed.set()
+
+    def _claim_ports(self) -> None:
+        for maddr in self._listen:
+            place = place_of(maddr)
+            assert place is not None
+            try:
+                self._sockets[str(maddr)] = portlock.claim(*place)
+            except portlock.ForeignAddressError:
+                if len(self._forwarded) == len(self._listen) - 1:
+                    raise  # none is ours
+                self._forwarded.append(str(maddr))
 
     async def close(self) -> None:
         """Say goodbye to every peer and end ``run``. Under a second, two when libp2p is stuck."""
@@ -268,7 +278,7 @@ class Host:
         now_s = trio.current_time() if self.swarm.listeners else 0.0
         if found and now_s - taken_s < INTERFACES_AGE_S:
             return found
-        expanded = [
+        expanded = self._forwarded + [
             str(maddr)
             for listener in self.swarm.listeners.values()
             for bound in listener.get_addrs()

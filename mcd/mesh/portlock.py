@@ -17,11 +17,16 @@ ACCEPT_BACKLOG = 1024
 """Connections the kernel completes before we accept them; at 128 a burst of idle ones delays honest peers by 1 s."""
 
 
+class ForeignAddressError(ConfigError):
+    """Nothing on this machine has that address."""
+
+
 def claim(host: str, port: int) -> trio.socket.SocketType:
     """A listening socket that nobody else shares; port 0 lets the kernel choose.
 
     Raises:
-        ConfigError: The port is taken, not ours to use, or the address is not this machine's.
+        ForeignAddressError: The address is not this machine's.
+        ConfigError: The port is taken or not ours to use.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -34,7 +39,8 @@ def claim(host: str, port: int) -> trio.socket.SocketType:
         listener.listen(ACCEPT_BACKLOG)
     except OSError as error:
         listener.close()
-        raise ConfigError(_explain(host, port, error)) from error
+        kind = ForeignAddressError if error.errno == errno.EADDRNOTAVAIL else ConfigError
+        raise kind(_explain(host, port, error)) from error
     return trio.socket.from_stdlib_socket(listener)
 
 
@@ -49,6 +55,9 @@ def _explain(host: str, port: int, error: OSError) -> str:
         case errno.EACCES:
             return f"{place} needs privileges we do not have; choose one above 1023: --listen /ip4/0.0.0.0/tcp/4101"
         case errno.EADDRNOTAVAIL:
-            return f"{host} is not an address of this machine; listen on /ip4/0.0.0.0/tcp/{port} for all of them"
+            return (
+                f"{host} is not an address of this machine; listen on /ip4/0.0.0.0/tcp/{port} for all of them, "
+                "and on this one besides if it is your router's and forwards the port"
+            )
         case _:
             return f"cannot listen on {place}: {error.strerror}"

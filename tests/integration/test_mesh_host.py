@@ -82,6 +82,23 @@ async def test_a_second_daemon_on_the_port_is_told_so() -> None:
 # --- dialling ------------------------------------------------------------------------------------------------
 
 
+async def test_a_routers_address_is_announced_and_not_listened_on() -> None:
+    """Behind a router that forwards the port; 203.0.113.0/24 is nobody's (RFC 5737)."""
+    forwarded = "/ip4/203.0.113.5/tcp/4101"
+    host = Host(bytes(range(32)), [forwarded, "/ip4/127.0.0.1/tcp/0"], log=Log(), clock=TrioClock())
+    async with trio.open_nursery() as nursery:
+        await nursery.start(host.run)
+        assert host.addresses() == [f"{forwarded}/p2p/{host.peer_id}"]
+        await host.close()
+
+
+@pytest.mark.parametrize("n_addresses", [1, 2])
+async def test_nothing_but_foreign_addresses_is_refused(n_addresses: int) -> None:
+    listen = [f"/ip4/203.0.113.{last}/tcp/4101" for last in range(n_addresses)]
+    with pytest.raises(ConfigError, match=r"not an address of this machine; listen on /ip4/0\.0\.0\.0/tcp/4101"):
+        await Host(bytes(range(32)), listen, log=Log(), clock=TrioClock()).run()
+
+
 async def test_connect_makes_one_link_and_both_sides_hear_of_it() -> None:
     news: list[tuple[str, str, object]] = []
     async with running("127.0.0.1") as left, running("127.0.0.2") as right:
