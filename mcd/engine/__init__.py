@@ -6,7 +6,7 @@
                      events        one request's frames as the port's events, and the credit for them
                      catalogue, known_models  names and paths to the engines to start; what `mcd pull` knows
                      ggufcheck, gguf_facts    judges a header before llama.cpp meets it; what it says
-                     fit           layers and context for the memory there is     memory, gpu  how much there is
+                     fit, layers   layers and context for the memory there is     memory, gpu  how much there is
                      digest, faults           SHA-256 of a model file; a failed start in words
     between          messages      the frames on the socketpair
     worker's side    worker        the loop: frames, one step, flush, one write   link         its end of the socketpair

@@ -7,8 +7,9 @@ one there costs every token of every request: a tenth of a model on the processo
 8k instead of 32k is missed by the few requests longer than that. Where there is only the processor the context goes
 on shrinking to MIN_CTX, for lack of anything else to give up.
 
-The sums are upper bounds, checked against llama.cpp's own figures in tests; windowed layers are counted as if they
-kept every token.
+The sums are checked against llama.cpp's own figures in tests: weights and KV memory exactly, what one step computes in
+from above. Layers with a window keep that of each sequence and one step more, recurrent ones a state of each sequence
+(`Layer`); models that have such layers get checkpoints besides (`mcd.engine.checkpoints`), in the machine's memory.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ STEP_CELLS = 256
 """llama.cpp rounds the KV memory to this."""
 STEP_ROWS = 512
 """Rows of one computation (n_ubatch)."""
+SCRATCH_CELLS = 768
+"""Cells beyond those of the slots, for a sequence of our own: a step of the most rows, and padding."""
+CHECKPOINT_SHARE = 4
+"""Checkpoints may take a quarter of what the KV memory does."""
+LEAST_CHECKPOINTS = 2
+"""Or so many, if that is more: the end of a prompt, and the place where it parted from the one before."""
 KV_SHARE = 0.25
 """Of the machine's memory, what one model's KV memory may take: other programs need the rest."""
 PROCESS_BYTES = 192 * MIB
@@ -44,40 +51,70 @@ F16_BYTES = 2
 F32_BYTES = 4
 
 
+class Layer(msgspec.Struct, frozen=True, kw_only=True):
+    """One block: its weights, and what it keeps of the tokens it has read."""
+
+    weight_bytes: int
+    cell_bytes: int = 0
+    """KV memory of one token."""
+    window: int = 0
+    """It keeps so many tokens of each sequence; 0: all."""
+    state_bytes: int = 0
+    """What a recurrent one keeps of each sequence, however long it is."""
+
+    def kept_cells(self, n_cells: int, n_slots: int) -> int:
+        """Its cells, where the slots have so many together; those of our own sequence included."""
+        kept = n_cells + SCRATCH_CELLS
+        if self.window:
+            kept = min(kept, self.window * (n_slots + 1) + STEP_ROWS)
+        return -(-kept // STEP_CELLS) * STEP_CELLS
+
+    def kv_bytes(self, n_cells: int, n_slots: int) -> int:
+        """Memory of these cells, and of the states of all sequences."""
+        return self.cell_bytes * self.kept_cells(n_cells, n_slots) + self.state_bytes * (n_slots + 1)
+
+    def checkpoint_bytes(self, n_cells: int) -> int:
+        """What a copy of one sequence holds of it: nothing of a layer that keeps every token."""
+        return self.cell_bytes * min(self.window, n_cells) + self.state_bytes
+
+
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
     """What of a model costs memory."""
 
-    layer_bytes: tuple[int, ...]
-    """Weights of each block."""
+    layers: tuple[Layer, ...]
     input_bytes: int
     """Token embeddings; they stay in the machine's memory."""
     output_bytes: int
     """Output head and what belongs to no block; on the GPU with the first layer there."""
-    kv_layer_bytes: int
-    """KV memory of one token in one layer."""
     n_embd: int
     n_ff: int
+    """Width inside a block."""
     n_vocab: int
     n_ctx_train: int
 
     @property
     def weight_bytes(self) -> int:
         """All weights."""
-        return sum(self.layer_bytes) + self.input_bytes + self.output_bytes
+        return sum(layer.weight_bytes for layer in self.layers) + self.input_bytes + self.output_bytes
 
     @property
     def n_layers(self) -> int:
         """Blocks, and the output head, which llama.cpp counts as one more."""
-        return len(self.layer_bytes) + 1
+        return len(self.layers) + 1
 
-    @property
-    def kv_bytes(self) -> int:
-        """KV memory of one token."""
-        return self.kv_layer_bytes * len(self.layer_bytes)
+    def kv_bytes(self, n_cells: int, n_slots: int) -> int:
+        """KV memory of so many cells of so many slots."""
+        return sum(layer.kv_bytes(n_cells, n_slots) for layer in self.layers)
 
-    def compute_bytes(self, n_cells: int) -> int:
-        """What one step needs besides: logits, activations, the attention mask."""
-        row = F32_BYTES * (self.n_vocab + 3 * self.n_ff + 8 * self.n_embd) + F16_BYTES * n_cells
+    def checkpoint_bytes(self, n_cells: int, n_slots: int) -> int:
+        """What checkpoints may take; 0 where every layer keeps every token, so that none are needed."""
+        one = sum(layer.checkpoint_bytes(n_cells) for layer in self.layers)
+        return max(self.kv_bytes(n_cells, n_slots) // CHECKPOINT_SHARE, LEAST_CHECKPOINTS * one) if one else 0
+
+    def compute_bytes(self, n_cells: int, n_slots: int) -> int:
+        """What one step needs besides: logits, activations, attention masks (one for each window, one for none)."""
+        masks = {layer.window: layer.kept_cells(n_cells, n_slots) for layer in self.layers if layer.cell_bytes}
+        row = F32_BYTES * (self.n_vocab + 3 * self.n_ff + 8 * self.n_embd) + F16_BYTES * sum(masks.values())
         return STEP_ROWS * row
 
 
@@ -117,6 +154,8 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     n_cells: int
     """KV memory of all slots together, tokens."""
     n_slots: int
+    checkpoint_bytes: int = 0
+    """Of the machine's memory, what checkpoints may take."""
     n_gpu_layers: int = 0
     """Layers on GPUs, the output head counted as one."""
     split: tuple[int, ...] = ()
@@ -144,31 +183,35 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     def cells(self, shape: Shape) -> tuple[int, int, int]:
         """(context wanted, context not to go below without need, cells wanted)."""
         wanted = self.n_ctx or max(MIN_CTX, min(shape.n_ctx_train, WANTED_CTX))
-        most = wanted * self.n_slots
-        if self.max_kv_bytes and shape.kv_bytes:
-            most = max(min(wanted, FLOOR_CTX), min(most, self.max_kv_bytes // shape.kv_bytes))
-        return wanted, min(wanted, FLOOR_CTX), most
+        floor, most = min(wanted, FLOOR_CTX), wanted * self.n_slots
+        if self.max_kv_bytes:
+            n_cells = _most_cells(lambda n: shape.kv_bytes(n, self.n_slots) <= self.max_kv_bytes, floor, most)
+            most = floor if n_cells is None else n_cells
+        return wanted, floor, most
 
 
 def least_bytes(shape: Shape, wish: Wish) -> int:
     """What a model takes at the shortest context that it is served with by choice."""
     _, floor, _ = wish.cells(shape)
-    return _host_bytes(shape, floor)
+    return _host_bytes(shape, floor, wish.n_slots)
 
 
 def fit_host(shape: Shape, room_bytes: int, wish: Wish) -> Fit | None:
     """Fit a model into the machine's memory; None when it does not go in at all."""
     wanted, floor, most = wish.cells(shape)
-    n_cells = _most_cells(lambda n: _host_bytes(shape, n) <= room_bytes, min(MIN_CTX, floor), most)
+    n_slots = wish.n_slots
+    n_cells = _most_cells(lambda n: _host_bytes(shape, n, n_slots) <= room_bytes, min(MIN_CTX, floor), most)
     if n_cells is None:
         return None
     n_ctx = min(wanted, n_cells)
+    host_bytes = _host_bytes(shape, n_cells, n_slots)
     return Fit(
         n_ctx=n_ctx,
         n_cells=n_cells,
-        n_slots=wish.n_slots,
-        host_bytes=_host_bytes(shape, n_cells),
-        why=_words(n_ctx, wanted, n_cells, f"{size(_host_bytes(shape, n_cells))} of {size(room_bytes)} memory"),
+        n_slots=n_slots,
+        checkpoint_bytes=shape.checkpoint_bytes(n_cells, n_slots),
+        host_bytes=host_bytes,
+        why=_words(n_ctx, wanted, n_cells, f"{size(host_bytes)} of {size(room_bytes)} memory"),
     )
 
 
@@ -184,7 +227,7 @@ def fit_gpu(shape: Shape, devices: Sequence[Device], room_bytes: int, wish: Wish
     wanted, floor, most = wish.cells(shape)
 
     def spread(n_cells: int, n_layers: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-        return _spread(shape, devices, n_cells, n_layers)
+        return _spread(shape, devices, n_cells, n_layers, wish.n_slots)
 
     n_cells = _most_cells(lambda n: spread(n, shape.n_layers) is not None, floor, most)
     n_layers = shape.n_layers
@@ -195,7 +238,7 @@ def fit_gpu(shape: Shape, devices: Sequence[Device], room_bytes: int, wish: Wish
     if n_layers == 0 or found is None:
         return None
     counts, taken = found
-    host_bytes = _host_rest(shape, n_cells, n_layers)
+    host_bytes = _host_rest(shape, n_cells, n_layers, wish.n_slots)
     if host_bytes > room_bytes:
         return None
     n_ctx = min(wanted, n_cells)
@@ -207,6 +250,7 @@ def fit_gpu(shape: Shape, devices: Sequence[Device], room_bytes: int, wish: Wish
         n_ctx=n_ctx,
         n_cells=n_cells,
         n_slots=wish.n_slots,
+        checkpoint_bytes=shape.checkpoint_bytes(n_cells, wish.n_slots),
         n_gpu_layers=n_layers,
         split=counts,
         host_bytes=host_bytes,
@@ -235,7 +279,8 @@ def capped(devices: Sequence[Device], n_bytes: int) -> tuple[Device, ...]:
 def least_device_bytes(shape: Shape, wish: Wish) -> int:
     """The same on GPUs, all layers there."""
     _, floor, _ = wish.cells(shape)
-    return sum(shape.layer_bytes) + shape.output_bytes + shape.kv_bytes * floor + shape.compute_bytes(floor)
+    kv_bytes = shape.kv_bytes(floor, wish.n_slots)
+    return shape.weight_bytes - shape.input_bytes + kv_bytes + shape.compute_bytes(floor, wish.n_slots)
 
 
 def label(device: Device) -> str:
@@ -262,26 +307,27 @@ def _words(n_ctx: int, wanted: int, n_cells: int, where: str) -> str:
     return f"{context}, room for {n_cells} tokens at once, {where}"
 
 
-def _host_bytes(shape: Shape, n_cells: int) -> int:
+def _host_bytes(shape: Shape, n_cells: int, n_slots: int) -> int:
     """Everything in the machine's memory."""
-    return PROCESS_BYTES + shape.weight_bytes + shape.kv_bytes * n_cells + shape.compute_bytes(n_cells)
+    memory = shape.kv_bytes(n_cells, n_slots) + shape.checkpoint_bytes(n_cells, n_slots)
+    return PROCESS_BYTES + shape.weight_bytes + memory + shape.compute_bytes(n_cells, n_slots)
 
 
-def _host_rest(shape: Shape, n_cells: int, n_layers: int) -> int:
+def _host_rest(shape: Shape, n_cells: int, n_layers: int, n_slots: int) -> int:
     """What stays in the machine's memory when the last ``n_layers`` are on GPUs."""
-    n_blocks = shape.n_layers - n_layers
-    blocks = sum(shape.layer_bytes[:n_blocks])
-    compute = shape.compute_bytes(n_cells) if n_blocks else 0
-    return PROCESS_BYTES + shape.input_bytes + blocks + n_blocks * shape.kv_layer_bytes * n_cells + compute
+    blocks = shape.layers[: shape.n_layers - n_layers]
+    taken = sum(layer.weight_bytes + layer.kv_bytes(n_cells, n_slots) for layer in blocks)
+    compute = shape.compute_bytes(n_cells, n_slots) if blocks else 0
+    return PROCESS_BYTES + shape.input_bytes + taken + compute + shape.checkpoint_bytes(n_cells, n_slots)
 
 
 def _spread(
-    shape: Shape, devices: Sequence[Device], n_cells: int, n_layers: int
+    shape: Shape, devices: Sequence[Device], n_cells: int, n_layers: int, n_slots: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """Put the last layers onto GPUs in order, each filled before the next: (layers, bytes) of each; None: no room."""
-    kv = shape.kv_layer_bytes * n_cells
-    layers = [*(weights + kv for weights in shape.layer_bytes), shape.output_bytes][shape.n_layers - n_layers :]
-    compute = shape.compute_bytes(n_cells)
+    blocks = [layer.weight_bytes + layer.kv_bytes(n_cells, n_slots) for layer in shape.layers]
+    layers = [*blocks, shape.output_bytes][shape.n_layers - n_layers :]
+    compute = shape.compute_bytes(n_cells, n_slots)
     counts, taken = [0] * len(devices), [0] * len(devices)
     at = 0
     for index, device in enumerate(devices):

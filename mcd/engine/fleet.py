@@ -255,6 +255,7 @@ def _options(options: EngineOptions, fit: Fit, device: str) -> EngineOptions:
         options,
         n_ctx=fit.n_ctx,
         n_cells=fit.n_cells,
+        checkpoint_bytes=fit.checkpoint_bytes,
         n_gpu_layers=fit.n_gpu_layers,
         split=fit.split,
         device=device,

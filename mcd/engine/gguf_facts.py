@@ -9,7 +9,8 @@ import msgspec
 
 from mcd.engine.fit import Shape
 from mcd.engine.ggufcheck import Header
-from mcd.engine.known_models import KILO_TOKENS, kv_bytes
+from mcd.engine.known_models import KILO_TOKENS
+from mcd.engine.layers import layers_of
 from mcd.engine.purposes import does, pooling_of
 
 _FILE_TYPES = {
@@ -34,7 +35,7 @@ class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
     n_ctx: int | None
     quantisation: str | None
     kv_bytes_per_1k: int | None
-    """Upper bound: as if every layer kept every token, which windowed and recurrent layers do not."""
+    """Of the layers that keep every token."""
     has_chat_template: bool
     does: tuple[str, ...]
     """As the list of known models says it."""
@@ -75,15 +76,24 @@ def shape_of(header: Header) -> Shape:
         output_bytes += input_bytes  # tied: a GPU gets a copy of the embeddings as its output head
     n_layers = int(header.number(f"{architecture}.block_count") or 0)
     return Shape(
-        layer_bytes=tuple(blocks[index] for index in range(n_layers)),
+        layers=layers_of(header, tuple(blocks[index] for index in range(n_layers))),
         input_bytes=input_bytes,
         output_bytes=output_bytes,
-        kv_layer_bytes=kv_bytes(1, *_kv_heads(header, architecture), 1),
         n_embd=_count(header, f"{architecture}.embedding_length"),
-        n_ff=_count(header, f"{architecture}.feed_forward_length"),
+        n_ff=_widest(header, architecture, n_layers),
         n_vocab=header.n_items("tokenizer.ggml.tokens") or _count(header, f"{architecture}.vocab_size"),
         n_ctx_train=_count(header, f"{architecture}.context_length"),
     )
+
+
+def _widest(header: Header, architecture: str, n_layers: int) -> int:
+    """Width of a token inside a block: of its feed-forward part, its experts, or a recurrent one's two halves."""
+
+    def most(name: str) -> int:
+        return max(header.per_layer(f"{architecture}.{name}", n_layers), default=0)
+
+    experts = most("expert_feed_forward_length") * most("expert_used_count")
+    return max(most("feed_forward_length"), experts, 2 * most("ssm.inner_size"))
 
 
 def projector_kind(header: Header) -> str:
@@ -106,16 +116,8 @@ def with_projector(shape: Shape, n_bytes: int) -> Shape:
 
 
 def _kv_bytes_per_1k(header: Header, architecture: str) -> int | None:
-    n_layers = _count(header, f"{architecture}.block_count")
-    return kv_bytes(n_layers, *_kv_heads(header, architecture), KILO_TOKENS) or None
-
-
-def _kv_heads(header: Header, architecture: str) -> tuple[int, int]:
-    """(heads that keep keys and values, width of one)."""
-    n_heads = _count(header, f"{architecture}.attention.head_count")
-    n_kv_heads = _count(header, f"{architecture}.attention.head_count_kv") or n_heads
-    head_dim = _count(header, f"{architecture}.attention.key_length")
-    return n_kv_heads, head_dim or (_count(header, f"{architecture}.embedding_length") // n_heads if n_heads else 0)
+    layers = layers_of(header, (0,) * _count(header, f"{architecture}.block_count"))
+    return KILO_TOKENS * sum(layer.cell_bytes for layer in layers if not layer.window) or None
 
 
 def _count(header: Header, key: str) -> int:

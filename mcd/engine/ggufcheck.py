@@ -86,6 +86,13 @@ class Header:
         """Items of an array; 0 when absent or of another type."""
         return len(_list(self.metadata.get(key)))
 
+    def per_layer(self, key: str, n_layers: int) -> tuple[int, ...]:
+        """One number for each layer, from an array or one value for all; empty when absent or of another shape."""
+        value = self.metadata.get(key)
+        values = value if isinstance(value, list) else [value] * n_layers
+        found = tuple(max(0, int(each)) for each in values[:n_layers] if isinstance(each, int))
+        return found if len(found) == n_layers else ()
+
 
 def check_file(path: str) -> Header:
     """Read and check a whole header.
@@ -224,7 +231,7 @@ def _read_value(reader: _Reader, kind: int, depth: int) -> Value:
 
 
 def _read_array(reader: _Reader, depth: int) -> list[object]:
-    """Return the items' count as a list of that length without the items: nobody here needs them."""
+    """The numbers of an array with one for each layer; of any other its length, as a list without the items."""
     if depth > MAX_NESTED_ARRAYS:
         raise reader.fault("arrays nested too deeply")
     kind, n_items = reader.u32(), reader.u64()
@@ -239,6 +246,9 @@ def _read_array(reader: _Reader, depth: int) -> list[object]:
     elif kind == _ARRAY:
         for _ in range(n_items):
             _read_array(reader, depth + 1)
+    elif kind in _SCALARS and n_items <= MAX_BLOCKS:
+        layout = _SCALARS[kind]
+        return [struct.unpack(layout, reader.take(struct.calcsize(layout)))[0] for _ in range(n_items)]
     elif kind in _SCALARS:
         reader.skip(n_items * struct.calcsize(_SCALARS[kind]))
     else:

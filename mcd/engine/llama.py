@@ -10,6 +10,7 @@ from mcd.api.request import ChatRequest
 from mcd.api.tasks import DetokenizeRequest, TokenizeRequest
 from mcd.engine import crash, measure, sampler
 from mcd.engine.backend import MAX_WAITING, MAX_WAITING_BYTES, Facts, Job, Task, n_pictures, not_done
+from mcd.engine.fit import CHECKPOINT_SHARE
 from mcd.engine.gbnf import constraint
 from mcd.engine.lexicon import Lexicon
 from mcd.engine.messages import EngineOptions, FailureCode
@@ -39,8 +40,7 @@ class LlamaBackend:
         """
         self._model = model
         self._thread_choices = measure.thread_choices(options.n_threads)
-        # of what the fleet granted, so that checkpoints stay within what this process may allocate
-        budget_bytes = options.n_cells * model.kv_bytes_per_token() or measure.kv_budget_bytes()
+        budget_bytes = measure.kv_budget_bytes()
         self._context = Context(self._model, options, self._thread_choices[0], budget_bytes)
         self._trials = measure.Trials(self._model, self._context)
         threads, found = self._trials.choose_threads(self._thread_choices), self._trials.speeds()
@@ -56,7 +56,7 @@ class LlamaBackend:
             self._context,
             self._ended,
             self._retune,
-            measure.checkpoint_budget_bytes(budget_bytes),
+            measure.checkpoint_budget_bytes(options.checkpoint_bytes or budget_bytes // CHECKPOINT_SHARE),
             prompts.vision,
         )
         self._lexicon = Lexicon(model)

@@ -90,16 +90,15 @@ def kv_budget_bytes() -> int:
     return max(MIN_KV_BYTES, int(total * KV_SHARE))
 
 
-def checkpoint_budget_bytes(kv_bytes: int) -> int:
-    """Memory that copies of states and windows may take: a quarter of what KV caches may.
+def checkpoint_budget_bytes(wanted: int) -> int:
+    """Memory that copies of states and windows may take.
 
     At most half of what our limit on allocations (`load.limit_memory`) leaves once everything is loaded.
     """
-    budget = kv_bytes // 4
     most, _ = resource.getrlimit(resource.RLIMIT_DATA)
     if most == resource.RLIM_INFINITY:
-        return budget
-    return max(0, min(budget, (most - _data_bytes()) // 2))
+        return wanted
+    return max(0, min(wanted, (most - _data_bytes()) // 2))
 
 
 def _data_bytes() -> int:

@@ -74,6 +74,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Most tokens one request may hold, prompt and answer. 0: the model's, capped by KV memory."""
     n_cells: int = 0
     """KV memory of all slots together, tokens. 0: a context for each slot, capped by KV memory."""
+    checkpoint_bytes: int = 0
+    """Checkpoints of all slots together, for a model that needs them. 0: a part of what KV memory may take."""
     gpu: bool = False
     """Compute on GPUs: the process may open their devices."""
     n_gpu_layers: int = -1

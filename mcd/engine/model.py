@@ -9,6 +9,7 @@ from typing import Any
 from mcd.engine import abi
 from mcd.engine.aside import deep
 from mcd.engine.backend import StartError
+from mcd.engine.fit import SCRATCH_CELLS, STEP_ROWS
 from mcd.engine.messages import EngineOptions, FailureCode
 from mcd.engine.slots import Cuts
 
@@ -16,10 +17,6 @@ DEFAULT_SLOTS = 8
 DEFAULT_MAX_CTX = 32_768
 """A model that claims more gets this unless --ctx says so: KV memory is reserved for every slot."""
 N_BATCH = 2048
-N_UBATCH = 512
-"""Rows computed at once."""
-SCRATCH_CELLS = 768
-"""Cells beyond those of the slots, for a sequence of our own: a step of the most rows, and padding."""
 MAX_SLOTS = 255
 """llama.cpp knows 256 sequences; one is the scratch sequence."""
 MAX_VALUE_BYTES = 4 * 1024 * 1024
@@ -183,7 +180,7 @@ class Context:
         params = self._lib.llama_context_default_params()
         params.n_ctx = self.n_cells + SCRATCH_CELLS
         params.n_batch = N_BATCH
-        params.n_ubatch = N_UBATCH
+        params.n_ubatch = STEP_ROWS
         params.n_seq_max = self.n_slots + 1
         params.n_threads = n_threads
         params.n_threads_batch = n_threads

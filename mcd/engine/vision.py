@@ -16,15 +16,16 @@ from typing import Any
 from mcd.engine import abi
 from mcd.engine.backend import StartError
 from mcd.engine.decoding import Picture
+from mcd.engine.fit import STEP_ROWS
 from mcd.engine.messages import FailureCode
-from mcd.engine.model import N_UBATCH, Context, Model
+from mcd.engine.model import Context, Model
 from mcd.engine.spans import Span, key_of
 from mcd.errors import InvalidRequestError
 
 MAX_IMAGE_TOKENS = 1024
 """Of one picture, where the projector goes by its size: its own limit may be four times as much, and sixteen times the
 work, for which everybody on this engine waits."""
-MAX_JOINT_TOKENS = N_UBATCH
+MAX_JOINT_TOKENS = STEP_ROWS
 """The same where a picture's cells see one another, so that they have to be computed in one go."""
 _SIZED = frozenset(
     {"qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger", "ling3vl", "glm4v", "glm5v", "kimik25",
@@ -139,7 +140,7 @@ class Vision:
         embeddings = lib.mtmd_get_output_embd(self.handle)
         after = ctypes.c_int32(0)
         status = lib.mtmd_helper_decode_image_chunk(
-            self.handle, context.handle, span.chunk, embeddings, position, sequence, N_UBATCH, ctypes.byref(after),
+            self.handle, context.handle, span.chunk, embeddings, position, sequence, STEP_ROWS, ctypes.byref(after),
             lib.mtmd_helper_post_decode_callback(), None,
         )  # fmt: skip
         ctypes.memset(embeddings, 0, 4 * span.n_cells * self._model.n_embd_in)
@@ -160,7 +161,7 @@ class Vision:
             _, pictures = self.tokenize((Picture(width, height, b"\xff" * (3 * width * height)),), add_special=False)
             for span in pictures.spans:
                 self._lib.mtmd_encode_chunk(self.handle, span.chunk)
-                n_rows = max(n_rows, min(span.n_cells, N_UBATCH))
+                n_rows = max(n_rows, min(span.n_cells, STEP_ROWS))
             pictures.close()
         self._largest = (0, 0)
         return n_rows, self._model.n_embd_in

@@ -15,7 +15,7 @@ import trio
 from mcd.engine import client, fleet
 from mcd.engine.catalogue import EngineSpec
 from mcd.engine.client import EngineProcess
-from mcd.engine.fit import GIB, MIB, Device, Shape
+from mcd.engine.fit import GIB, MIB, Device, Layer, Shape
 from mcd.engine.fleet import Fleet
 from mcd.engine.messages import EngineOptions, FailureCode
 from mcd.errors import ModelFileError, RefusedError
@@ -315,10 +315,9 @@ CARD = Device(
     name="CUDA0", description="NVIDIA GeForce RTX 4090", kind="gpu", free_bytes=22 * GIB, total_bytes=24 * GIB
 )
 EIGHT_GB = Shape(
-    layer_bytes=(220 * MIB,) * 32,
+    layers=(Layer(weight_bytes=220 * MIB, cell_bytes=4096),) * 32,
     input_bytes=500 * MIB,
     output_bytes=500 * MIB,
-    kv_layer_bytes=4096,
     n_embd=4096,
     n_ff=14_336,
     n_vocab=128_256,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,16 +14,18 @@ from hypothesis import strategies as st
 
 from mcd.engine import abi, fit, ggufcheck, gpu
 from mcd.engine.catalogue import embedded_path
-from mcd.engine.fit import FLOOR_CTX, GIB, MIB, Device, Found, Shape, Wish, fit_gpu, fit_host, label
+from mcd.engine.fit import FLOOR_CTX, GIB, MIB, Device, Found, Layer, Shape, Wish, fit_gpu, fit_host, label
 from mcd.engine.gguf_facts import shape_of
+from mcd.engine.layers import layers_of
+from mcd.engine.messages import EngineOptions
+from mcd.engine.model import Context, Model
 from mcd.errors import ConfigError
-from tests.fakes import gguf_make
+from tests.fakes import gguf_arch, gguf_make
 
 EIGHT_B = Shape(
-    layer_bytes=(136 * MIB,) * 32,
+    layers=(Layer(weight_bytes=136 * MIB, cell_bytes=4096),) * 32,
     input_bytes=280 * MIB,
     output_bytes=410 * MIB,
-    kv_layer_bytes=4096,
     n_embd=4096,
     n_ff=14_336,
     n_vocab=128_256,
@@ -40,12 +44,18 @@ def card(free_gb: float, total_gb: float = 24.0, name: str = "CUDA0", descriptio
     )
 
 
+layers = st.builds(
+    Layer,
+    weight_bytes=st.integers(1, 2 * GIB),
+    cell_bytes=st.integers(0, 64 * 1024),
+    window=st.sampled_from([0, 0, 128, 4096]),
+    state_bytes=st.sampled_from([0, 0, 4 * MIB]),
+)
 shapes = st.builds(
     Shape,
-    layer_bytes=st.lists(st.integers(1, 2 * GIB), min_size=1, max_size=100).map(tuple),
+    layers=st.lists(layers, min_size=1, max_size=100).map(tuple),
     input_bytes=st.integers(1, 2 * GIB),
     output_bytes=st.integers(1, 2 * GIB),
-    kv_layer_bytes=st.integers(0, 64 * 1024),
     n_embd=st.integers(32, 16_384),
     n_ff=st.integers(0, 65_536),
     n_vocab=st.integers(2, 262_144),
@@ -71,7 +81,7 @@ def test_gpus_never_get_more_than_they_have(shape: Shape, devices: list[Device],
         assert taken <= device.usable_bytes < max(1, device.free_bytes)
     assert found.host_bytes <= room
     assert sum(found.split) == found.n_gpu_layers
-    assert 1 <= found.n_gpu_layers <= len(shape.layer_bytes) + 1
+    assert 1 <= found.n_gpu_layers <= len(shape.layers) + 1
     _check_context(found, shape, wish)
     if found.n_gpu_layers < shape.n_layers:  # a layer leaves only when the context is already short
         assert found.n_cells == min(wish.n_ctx or max(fit.MIN_CTX, min(shape.n_ctx_train, fit.WANTED_CTX)), FLOOR_CTX)
@@ -189,39 +199,185 @@ def test_gpus_survive_the_way_from_the_child() -> None:
     assert gpu.judge(msgspec.json.encode(Found(gpus=devices, backends=("CUDA", "CPU")))) == devices
 
 
+WINDOWED = Shape(
+    layers=(
+        *(Layer(weight_bytes=70 * MIB, cell_bytes=4096, window=1024),) * 5,
+        Layer(weight_bytes=70 * MIB, cell_bytes=4096),
+    )
+    * 5,
+    input_bytes=700 * MIB,
+    output_bytes=700 * MIB,
+    n_embd=2560,
+    n_ff=10_240,
+    n_vocab=262_144,
+    n_ctx_train=131_072,
+)
+"""Nearly Gemma 3 4B: five layers with a window, then one that keeps every token."""
+
+
+def test_a_window_costs_its_own_length_and_not_the_context() -> None:
+    whole = msgspec.structs.replace(WINDOWED, layers=(Layer(weight_bytes=70 * MIB, cell_bytes=4096),) * 30)
+    room = 8 * GIB
+    found, as_if_whole = fit_host(WINDOWED, room, Wish(n_slots=4)), fit_host(whole, room, Wish(n_slots=4))
+    assert found is not None
+    assert as_if_whole is not None
+    assert found.n_ctx == 32_768 > as_if_whole.n_ctx
+    more = WINDOWED.kv_bytes(64 * 1024, 4) - WINDOWED.kv_bytes(32 * 1024, 4)
+    assert more == 5 * 4096 * 32 * 1024
+
+
+def test_checkpoints_are_counted_where_there_will_be_some() -> None:
+    assert EIGHT_B.checkpoint_bytes(32_768, 8) == 0
+    assert WINDOWED.checkpoint_bytes(32_768, 8) == WINDOWED.kv_bytes(32_768, 8) // 4
+    one = 25 * 4096 * 512
+    assert WINDOWED.checkpoint_bytes(512, 1) == 2 * one > WINDOWED.kv_bytes(512, 1) // 4
+    for found in (fit_host(WINDOWED, 16 * GIB, Wish()), fit_gpu(WINDOWED, [card(20)], 16 * GIB, Wish())):
+        assert found is not None
+        assert found.checkpoint_bytes > 0
+        without = msgspec.structs.replace(WINDOWED, layers=(Layer(weight_bytes=70 * MIB),) * 30)
+        other = fit_gpu(without, [card(20)], 16 * GIB, Wish()) if found.device_bytes else None
+        if other is not None:  # nothing but checkpoints differs in the machine's memory
+            assert found.host_bytes - other.host_bytes == found.checkpoint_bytes
+
+
+def header(architecture: str, **values: ggufcheck.Value) -> ggufcheck.Header:
+    prefixed: dict[str, ggufcheck.Value] = {f"{architecture}.{key.replace('__', '.')}": v for key, v in values.items()}
+    return ggufcheck.Header({"general.architecture": architecture} | prefixed, 1, 0, 0)
+
+
+HEADS = {"attention__head_count": 8, "attention__head_count_kv": 4, "attention__key_length": 256}
+CELL = 2 * 2 * 4 * 256 // 2 + 2 * 4 * 64
+"""Keys of 256, values of an eighth of the width."""
+
+
+@pytest.mark.parametrize(
+    ("architecture", "values", "kept"),
+    [
+        ("llama", {"attention__sliding_window": 512}, [0, 0, 0, 0]),
+        ("gemma3", {"attention__sliding_window": 512}, [512] * 4),
+        ("gemma3", {"attention__sliding_window": 512, "attention__sliding_window_pattern": 2}, [512, 0, 512, 0]),
+        ("gemma3", {}, [0, 0, 0, 0]),
+        ("gemma2", {}, [4096, 0, 4096, 0]),
+        ("gpt-oss", {"attention__sliding_window": 128}, [128, 0, 128, 0]),
+        ("cohere2moe", {"attention__sliding_window": 128}, [0, 128, 128, 128]),
+        ("llama4", {}, [8192, 8192, 8192, 0]),
+        ("llama4", {"attention__sliding_window": 0}, [0, 0, 0, 0]),
+        ("exaone4", {"attention__sliding_window": 4096}, [0, 0, 0, 0]),
+        (
+            "mimo2",
+            {"attention__sliding_window": 128, "attention__sliding_window_pattern": [0, 1, 1, 0]},
+            [0, 128, 128, 0],
+        ),
+        ("mimo2", {"attention__sliding_window": 128, "attention__sliding_window_pattern": [1, 1]}, [0, 0, 0, 0]),
+    ],
+)
+def test_windows_as_headers_tell_of_them(architecture: str, values: dict[str, object], kept: list[int]) -> None:
+    layers = layers_of(header(architecture, embedding_length=512, **HEADS, **values), (1, 2, 3, 4))  # type: ignore[arg-type]
+    assert [layer.window for layer in layers] == kept
+    assert [layer.weight_bytes for layer in layers] == [1, 2, 3, 4]
+    assert {layer.cell_bytes for layer in layers} == {CELL}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "values", "cells", "states"),
+    [
+        ("mamba", {"ssm__conv_kernel": 4, "ssm__inner_size": 64, "ssm__state_size": 16}, "....", "++++"),
+        ("rwkv7", {"wkv__head_size": 64}, "....", "++++"),
+        ("lfm2", {"attention__head_count_kv": [0, 4, 0, 4], "shortconv__l_cache": 3}, ".+.+", "+.+."),
+        (
+            "granitehybrid",
+            {"attention__head_count_kv": [0, 0, 0, 4], "ssm__state_size": 16, "ssm__inner_size": 64},
+            "...+",
+            "+++.",
+        ),
+        ("qwen3next", {"ssm__state_size": 16, "ssm__inner_size": 64}, "...+", "+++."),
+        ("qwen35", {"ssm__state_size": 16, "ssm__inner_size": 64, "full_attention_interval": 2}, ".+.+", "+.+."),
+        ("falcon-h1", {"ssm__state_size": 16, "ssm__inner_size": 64}, "++++", "++++"),
+        (
+            "nemotron_h",
+            {
+                "attention__head_count_kv": [0, 0, 4, 0],
+                "feed_forward_length": [0, 99, 0, 99],
+                "ssm__state_size": 16,
+                "ssm__inner_size": 64,
+            },
+            "..+.",
+            "+...",
+        ),
+        ("gemma4", {"attention__shared_kv_layers": 1}, "+++.", "...."),
+    ],
+)  # fmt: skip
+def test_states_as_headers_tell_of_them(architecture: str, values: dict[str, object], cells: str, states: str) -> None:
+    layers = layers_of(header(architecture, embedding_length=512, **HEADS | values), (1,) * 4)  # type: ignore[arg-type]
+    assert "".join(".+"[layer.cell_bytes > 0] for layer in layers) == cells
+    assert "".join(".+"[layer.state_bytes > 0] for layer in layers) == states
+
+
+def test_memory_of_models_people_run() -> None:
+    """By hand from their cards: 2 bytes a number, keys and values."""
+    gpt_oss = header(
+        "gpt-oss", embedding_length=2880, attention__head_count=64, attention__head_count_kv=8,
+        attention__key_length=64, attention__value_length=64, attention__sliding_window=128,
+    )  # fmt: skip
+    assert sum(layer.kv_bytes(131_072 - 768, 7) for layer in layers_of(gpt_oss, (1,) * 24)) == (
+        12 * 2048 * 131_072 + 12 * 2048 * (128 * 8 + 512)
+    )
+    deepseek = header(
+        "deepseek2", embedding_length=2048, attention__head_count=16, attention__head_count_kv=1,
+        attention__key_length=576, attention__value_length=512, attention__key_length_mla=192,
+    )  # fmt: skip
+    assert [layer.cell_bytes for layer in layers_of(deepseek, (1, 1))] == [2 * 576] * 2
+    qwen = header(
+        "qwen3next", embedding_length=2048, attention__head_count=16, attention__head_count_kv=2,
+        attention__key_length=256, attention__value_length=256, ssm__conv_kernel=4, ssm__inner_size=4096,
+        ssm__state_size=128, ssm__group_count=16, ssm__time_step_rank=32,
+    )  # fmt: skip
+    first, *_, last = layers_of(qwen, (1,) * 48)
+    assert first.state_bytes == 4 * (128 * 4096 + 3 * (4096 + 2 * 16 * 128))
+    assert last.cell_bytes == 2 * 2 * 2 * 256
+
+
 class _Log:
     """llama.cpp's own figures: the sizes it says it allocates."""
 
-    def __init__(self, lib) -> None:
-        self.lib = lib
-        self.sizes: dict[str, float] = {}
+    def __init__(self, lib: Any) -> None:
+        self.sizes: defaultdict[str, float] = defaultdict(float)
         self.callback = lib.llama_log_callback(self._hear)
 
-    def _hear(self, level, text, data) -> None:
+    def _hear(self, level: int, text: bytes | None, data: object) -> None:
         words = (text or b"").decode("utf-8", "replace")
-        for kind in ("KV", "compute", "output"):
+        for kind in ("KV", "RS", "compute", "output"):
             if f"{kind} buffer size =" in words:
-                self.sizes[kind] = float(words.rpartition("=")[2].replace("MiB", "")) * MIB
+                self.sizes[kind] += float(words.rpartition("=")[2].replace("MiB", "")) * MIB
 
 
-@pytest.mark.parametrize("which", ["nano", "tiny"])
-def test_the_sums_are_upper_bounds_of_what_llama_cpp_allocates(which: str, tmp_path: Path) -> None:
-    path = embedded_path() if which == "nano" else gguf_make.make(tmp_path / "tiny.gguf")
+@pytest.mark.parametrize("which", ["nano", "tiny", *gguf_arch.KINDS])
+def test_the_sums_are_what_llama_cpp_allocates(which: str, tmp_path: Path) -> None:
+    """KV memory to what it prints, a hundredth of a MiB a buffer; compute memory from above, at most threefold."""
+    path = tmp_path / "tiny.gguf"
+    match which:
+        case "nano":
+            path = embedded_path()
+        case "tiny":
+            gguf_make.make(path)
+        case kind:
+            gguf_arch.make(path, kind)
     shape = shape_of(ggufcheck.check_file(str(path)))
     assert shape.weight_bytes == pytest.approx(path.stat().st_size, rel=0.2)
     lib = abi.load_library()
     heard = _Log(lib)
     lib.llama_log_set(heard.callback, ctypes.c_void_p(0))
     try:
-        model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
-        for n_cells in (512, 8192):
-            params = lib.llama_context_default_params()
-            params.n_ctx, params.n_seq_max, params.kv_unified, params.n_threads = n_cells, 8, True, 1
-            context = lib.llama_init_from_model(model, params)
-            lib.llama_free(context)
-            assert heard.sizes["KV"] == pytest.approx(shape.kv_bytes * n_cells, abs=0.01 * MIB)
+        model = Model(lib, str(path))
+        for n_cells, n_slots in ((512, 8), (2048, 3), (8192, 16)):
+            heard.sizes.clear()
+            options = EngineOptions(n_ctx=512, n_cells=n_cells, n_slots=n_slots)
+            context = Context(model, options, n_threads=1, kv_budget_bytes=GIB)
+            kept = heard.sizes["KV"] + heard.sizes["RS"]
+            assert kept == pytest.approx(shape.kv_bytes(n_cells, n_slots), abs=0.02 * MIB)
             computed = heard.sizes["compute"] + heard.sizes["output"]
-            assert computed <= shape.compute_bytes(n_cells) <= 4 * computed
-        lib.llama_model_free(model)
+            assert computed <= shape.compute_bytes(n_cells, n_slots) <= 3 * computed
+            context.close()
+        model.close()
     finally:
         lib.llama_log_set(abi._kept[0], ctypes.c_void_p(0))

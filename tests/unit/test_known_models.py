@@ -84,7 +84,8 @@ def test_facts_of_a_header() -> None:
         True,
     )
     assert facts.kv_bytes_per_1k == known_models()["llama-3.1-8b-instruct"].kv_bytes_per_1k
-    wide = facts_of(Header(llama | {"llama.attention.key_length": 256}, 1, 0, 0))
+    lengths = ("llama.attention.key_length", "llama.attention.value_length")
+    wide = facts_of(Header(llama | dict.fromkeys(lengths, 256), 1, 0, 0))
     assert wide.kv_bytes_per_1k == 2 * (facts.kv_bytes_per_1k or 0)
     bare = facts_of(Header({"general.architecture": "bert"}, 1, 0, 0))
     assert (bare.n_ctx, bare.quantisation, bare.kv_bytes_per_1k, bare.has_chat_template) == (None, None, None, False)
