@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import msgspec
+
 from mcd.api.request import ChatRequest
 from mcd.api.tasks import CAPABILITIES, AnyRequest, TaskRequest
 from mcd.errors import McdError, UnsupportedError, UserError
@@ -71,48 +73,33 @@ class Sink(Protocol):
         ...
 
 
-class Job:
-    """One request as a backend sees it: parsed, checked, with the place for its answer. Repr shows no text.
+class Job(msgspec.Struct, eq=False):
+    """One request as a backend sees it: parsed, checked, with the place for its answer. Repr shows no text."""
 
-    ``max_output_tokens`` bounds the whole answer: all choices, and what earlier providers delivered; 0 is no bound.
-    """
-
-    __slots__ = ("cache_salt", "id", "max_output_tokens", "request", "resume", "sink", "size_bytes")
-
-    def __init__(
-        self,
-        id: int,
-        request: ChatRequest,
-        sink: Sink,
-        *,
-        resume: tuple[int, ...] = (),
-        cache_salt: str = "",
-        max_output_tokens: int = 0,
-        size_bytes: int = 0,
-    ) -> None:
-        self.id = id
-        self.request = request
-        self.sink = sink
-        self.resume = resume
-        self.cache_salt = cache_salt
-        self.max_output_tokens = max_output_tokens
-        self.size_bytes = size_bytes
+    id: int
+    request: ChatRequest
+    sink: Sink
+    resume: tuple[int, ...] = ()
+    cache_salt: str = ""
+    max_output_tokens: int = 0
+    """Of the whole answer: all choices, and what earlier providers delivered; 0 is no bound."""
+    size_bytes: int = 0
+    asked_ms: int = 0
+    """What the prompt may tell of the time."""
 
     def __repr__(self) -> str:
         """Show the id alone."""
         return f"<Job {self.id}>"
 
 
-class Task:
+class Task(msgspec.Struct, eq=False):
     """A request that generates nothing, parsed and checked, with the place for its answer. Repr shows no text."""
 
-    __slots__ = ("id", "request", "sink", "size_bytes")
-
-    def __init__(self, id: int, request: TaskRequest, sink: Sink, size_bytes: int = 0) -> None:
-        self.id = id
-        self.request = request
-        self.sink = sink
-        self.size_bytes = size_bytes
+    id: int
+    request: TaskRequest
+    sink: Sink
+    size_bytes: int = 0
+    asked_ms: int = 0
 
     def __repr__(self) -> str:
         """Show the id alone."""

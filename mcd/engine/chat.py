@@ -7,7 +7,6 @@ The template comes with the model file: code of a stranger that sees prompts. It
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -39,11 +38,11 @@ class Template:
             return self.source
         return self.source + (self.caps.example or shaping.written([shaping.EXAMPLE_CALL], self.caps.dialect))
 
-    def variables(self, request: ChatRequest, *, with_tools: bool, marker: str = "") -> bytes:
+    def variables(self, request: ChatRequest, asked_ms: int, *, with_tools: bool, marker: str = "") -> bytes:
         """What the template is given for a request; ``marker`` and a number stand for each of its pictures."""
         messages = shaping.marked(request.messages, marker)
         request = msgspec.structs.replace(request, messages=messages) if marker else request
-        return self._encoded(shaping.variables(request, self.caps, with_tools=with_tools, now=datetime.now(UTC)))
+        return self._encoded(shaping.variables(request, self.caps, with_tools=with_tools, asked_ms=asked_ms))
 
     def _encoded(self, given: Mapping[str, Any]) -> bytes:
         return msgspec.json.encode({**given, **self._tokens})

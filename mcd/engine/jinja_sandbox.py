@@ -12,6 +12,7 @@ import re
 import string
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NoReturn
 
 import jinja2
@@ -104,7 +105,7 @@ class CompiledTemplate:
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
         )
         environment.filters["tojson"] = _tojson
-        environment.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
+        environment.globals["raise_exception"] = _raise_exception
         environment.globals.pop("lipsum", None)
         for name in PADDING_FILTERS:
             environment.filters.pop(name, None)
@@ -118,7 +119,7 @@ class CompiledTemplate:
             raise TemplateRefusalError("it does not compile") from None
 
     def render(self, variables: Mapping[str, Any]) -> bytes:
-        """The prompt as UTF-8.
+        """The prompt as UTF-8. ``strftime_now`` tells of ``asked_ms``, one of the variables, and never of our clock.
 
         Raises:
             TemplateRefusalError: The template refuses these variables.
@@ -126,7 +127,8 @@ class CompiledTemplate:
         """
         prompt = bytearray()
         try:
-            for part in self._template.generate(**variables):
+            asked_at = datetime.fromtimestamp(variables.get("asked_ms", 0) // 1000, UTC)
+            for part in self._template.generate({**variables, "strftime_now": partial(_strftime, asked_at)}):
                 prompt += part.encode("utf-8", "replace")
                 if len(prompt) > MAX_PROMPT_BYTES:
                     raise PromptTooLongError
@@ -166,5 +168,5 @@ def _raise_exception(message: object) -> NoReturn:
     raise jinja2.TemplateError(str(message)[:MAX_REASON_CHARS])
 
 
-def _strftime_now(layout: str) -> str:
-    return datetime.now(UTC).strftime(str(layout)[:64])
+def _strftime(asked_at: datetime, layout: str) -> str:
+    return asked_at.strftime(str(layout)[:64])

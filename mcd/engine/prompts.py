@@ -105,7 +105,8 @@ class Prompts:
         if pictures and isinstance(asked, Task):
             raise UnsupportedError("the tokens of pictures cannot be listed; leave the pictures out", param="messages")
         written = Written(f"picture{secrets.token_hex(_NONCE_BYTES)}n" if pictures else "", None if pictures else ())
-        self._rendering.submit(asked.id, self.template.variables(request, with_tools=with_tools, marker=written.marker))
+        variables = self.template.variables(request, asked.asked_ms, with_tools=with_tools, marker=written.marker)
+        self._rendering.submit(asked.id, variables)
         self._pending[asked.id] = asked, written
         if pictures and self._decoding is not None:
             try:

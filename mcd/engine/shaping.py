@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
@@ -74,8 +74,8 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     """A call as this template writes it, for describing tools in words; empty where it does not write them."""
 
 
-def variables(request: ChatRequest, caps: Caps, *, with_tools: bool, now: datetime) -> dict[str, Any]:
-    """Everything the template is given but its special tokens."""
+def variables(request: ChatRequest, caps: Caps, *, with_tools: bool, asked_ms: int) -> dict[str, Any]:
+    """Everything the template is given but its special tokens. Today is when it was asked, in UTC."""
     tools = [_tool(tool) for tool in request.tools] if with_tools else []
     messages = [_message(message, caps) for message in request.messages]
     if tools and not caps.tools:
@@ -87,9 +87,11 @@ def variables(request: ChatRequest, caps: Caps, *, with_tools: bool, now: dateti
     if caps.typed_content:
         for message in messages:
             message["content"] = [{"type": "text", "text": message["content"] or ""}]
+    now = datetime.fromtimestamp(asked_ms // 1000, UTC)
     given: dict[str, Any] = {
         "messages": messages,
         "add_generation_prompt": True,
+        "asked_ms": asked_ms,
         "datetime": now.strftime("%b %d %Y"),
         "date_string": now.strftime("%d %b %Y"),
         "functions": _spaced([tool["function"] for tool in tools]) if caps.tools == "functions" else "[]",

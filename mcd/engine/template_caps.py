@@ -15,6 +15,8 @@ from mcd.errors import InvalidRequestError
 Render = Callable[[Mapping[str, Any]], str]
 """Renders variables; raises InvalidRequestError when the template refuses them."""
 
+_ASKED_MS = 1_767_225_600_000
+"""The first of January 2026."""
 _SYSTEM, _SYSTEM_2, _USER, _USER_2, _ANSWER = "Qsystem", "Qinstructed", "Quser", "Qagain", "Qanswer"
 _TOOL, _WORDS, _KEY, _VALUE, _RESULT, _RESULT_2 = "qtool", "Qwords", "qkey", "Qvalue", "Qresult", "Qother"
 _THOUGHT = "Qthought"
@@ -53,7 +55,7 @@ class _Trial:
     def render(self, messages: list[Message], **variables: Any) -> str:
         if self.is_typed:
             messages = [_typed(message) for message in messages]
-        given = {"functions": "[]", "datetime": "Jan 01 2026", "date_string": "01 Jan 2026"}
+        given = {"functions": "[]", "datetime": "Jan 01 2026", "date_string": "01 Jan 2026", "asked_ms": _ASKED_MS}
         return self._render({"messages": messages, "add_generation_prompt": True, **given, **variables})
 
     def attempt(self, messages: list[Message], **variables: Any) -> str:

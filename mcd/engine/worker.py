@@ -33,6 +33,7 @@ from mcd.engine.messages import (
 from mcd.engine.seal import OpenedRequest, SealKeys
 from mcd.errors import EnvelopeError, InvalidRequestError, RefusedError, UserError
 from mcd.units import Seconds
+from mcd.wire.payload import MAX_ASKED_MS
 
 MAX_SLEEP_S = 5.0
 """Longest select and longest silence: keys rotate on time, and the daemon sees that we live."""
@@ -179,12 +180,13 @@ class Worker:
         body = opened.body
         raw = bytes(body.request)
         request = decode_request(body.kind, raw)
+        asked_ms = body.asked_ms or min(opened.header.issued_ms, MAX_ASKED_MS)  # never our own clock's   [ENV-48]
         if len(body.resume) != frame.resume_from:
             raise InvalidRequestError("resume_from is not the number of tokens sent along", param="resume")
         if not isinstance(request, ChatRequest):
             if body.resume:
                 raise InvalidRequestError("only a chat can be resumed", param="resume")
-            self._backend.submit_task(Task(frame.id, request, answer, len(raw)))
+            self._backend.submit_task(Task(frame.id, request, answer, len(raw), asked_ms))
             return
         if n_pictures(request) and "vision" not in self._backend.facts().capabilities:
             raise blind()
@@ -196,6 +198,7 @@ class Worker:
             cache_salt=body.cache_salt,
             max_output_tokens=frame.max_output_tokens,
             size_bytes=len(raw),
+            asked_ms=asked_ms,
         )
         answer.n_choices = request.n
         self._backend.submit(job)

@@ -17,7 +17,7 @@ from mcd.entry.session import Asked, Session
 from mcd.errors import ClaimedFaultError, McdError, ModelNotFoundError
 from mcd.ids import ModelDigest, PeerId
 from mcd.log import Log
-from mcd.ports import Put
+from mcd.ports import Clock, Put
 from mcd.routing.plan import Candidate, Want
 from mcd.wire.payload import Delta, Final, Scores, Text, Tokens, Usage, Vectors
 
@@ -46,8 +46,10 @@ class Answered:
 class _Progress:
     """How far one request has come. Owner: its `Failover.answer`."""
 
-    def __init__(self, request: AnyRequest) -> None:
+    def __init__(self, request: AnyRequest, asked_ms: int) -> None:
         self.request = request
+        self.asked_ms = asked_ms
+        """Told to every provider, so that a prompt with a date in it is the same at all of them.   [ENV-49]"""
         self.tokens: list[int] = []
         self.tried: set[PeerId] = set()
         self.digest: ModelDigest | None = None
@@ -94,12 +96,15 @@ class _Progress:
 class Failover:
     """Answers requests over the mesh. One per daemon."""
 
-    def __init__(self, router: Router, session: Session, search: Callable[[str], Awaitable[bool]], log: Log) -> None:
+    def __init__(
+        self, router: Router, session: Session, search: Callable[[str], Awaitable[bool]], clock: Clock, log: Log
+    ) -> None:
         """``search`` looks for providers of an alias that no record told us of."""
         self.answered = Answered()
         self._router = router
         self._session = session
         self._search = search
+        self._clock = clock
         self._log = log
         self._cache_salt = secrets.token_hex(16)
         """Providers share prefix caches only within it: nobody else can time what we asked before."""
@@ -108,7 +113,7 @@ class Failover:
         """See `ports.Entry.answer`."""
         self.answered.n_requests += 1
         try:
-            await self._answer(_Progress(request), put)
+            await self._answer(_Progress(request, self._clock.unix_ms()), put)
         except McdError:
             self.answered.n_failed += 1
             raise
@@ -119,7 +124,7 @@ class Failover:
         for _ in range(MAX_ATTEMPTS):
             candidate = await self._choose(progress, failure)
             progress.tried.add(candidate.peer_id)
-            asked = Asked(progress.request, tuple(progress.tokens), self._cache_salt)
+            asked = Asked(progress.request, tuple(progress.tokens), self._cache_salt, progress.asked_ms)
             trial = Trial(self._router, candidate, progress.n_prompt_tokens)
             try:
                 hand_on = partial(self._hand_on, put, progress, trial, len(asked.resume))

@@ -90,6 +90,8 @@ class Asked(msgspec.Struct, frozen=True):
     resume: tuple[int, ...] = ()
     """Output token ids received so far."""
     cache_salt: str = ""
+    asked_ms: int = 0
+    """When the user asked."""
 
 
 class Session:
@@ -137,6 +139,7 @@ class Session:
                 request=msgspec.Raw(encode_request(request)),
                 resume=asked.resume,
                 cache_salt=asked.cache_salt,
+                asked_ms=asked.asked_ms,
             )
         )
         terms = Terms(

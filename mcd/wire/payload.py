@@ -17,6 +17,8 @@ MAX_TOOL_CALLS = 128
 MAX_CHOICES = 16
 MAX_TOP_LOGPROBS = 20
 MAX_SALT_CHARS = 64
+MAX_ASKED_MS = 253_402_300_799_999
+"""The end of the year 9999, where dates end."""
 MAX_ERROR_CHARS = 512
 MAX_KIND_CHARS = 24
 MAX_DIMENSIONS = 8192
@@ -46,6 +48,8 @@ class Body(Private, frozen=True, kw_only=True):
     """Output token ids an earlier provider delivered for choice 0; the engine continues after them."""
     cache_salt: Annotated[str, Meta(max_length=MAX_SALT_CHARS)] = ""
     """Prefix caches are shared only between requests of equal salt."""
+    asked_ms: Annotated[int, Meta(ge=0, le=MAX_ASKED_MS)] = 0
+    """When the user asked, the same in all attempts, so that the date in a prompt is; 0: not said.   [ENV-49]"""
 
 
 class ToolCallDelta(Private, frozen=True, array_like=True):

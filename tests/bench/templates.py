@@ -54,7 +54,7 @@ def measure(name: str) -> tuple[str, str, str, str]:
     here: list[float] = []
     there: list[float] = []
     for _ in range(N_PROMPTS):
-        variables = template.variables(usual_chat(), with_tools=True)
+        variables = template.variables(usual_chat(), 0, with_tools=True)
         began = time.perf_counter()
         own = compiled.render(json.loads(variables))
         here.append((time.perf_counter() - began) * 1e3)

@@ -118,6 +118,7 @@ class EntrySide:
         max_output_tokens: int = 0,
         kind: str = "",
         raw: bytes | None = None,
+        asked_ms: int = 0,
     ) -> tuple[EngineRequest, Opener]:
         keys = self.engine.keys()
         configs = [
@@ -129,6 +130,7 @@ class EntrySide:
             request=msgspec.Raw(raw or encode_request(request)),
             resume=resume,
             cache_salt=salt,
+            asked_ms=asked_ms,
         )
         terms = Terms(os.urandom(16), keys.model_digest, self.clock.unix_ms(), 60_000)
         header, sealed, opener = seal_request(encode_body(body), choose_config(configs), terms)

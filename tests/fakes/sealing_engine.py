@@ -75,6 +75,8 @@ class SealingEngine:
         self.n_woken = 0
         self.n_running = 0
         self.n_tokens_made = 0
+        self.asked_ms: list[int] = []
+        """Of all bodies it opened."""
         self._clock = clock
         self._keys = SealKeys(peer.public_key, DIGEST)
         self._keys.install_certificate(certify(self._keys.engine_public_key, clock.unix_ms(), peer))
@@ -134,6 +136,7 @@ class SealingEngine:
             self._keys.rotate(self._clock.unix_ms())
             raise RefusedError("scripted", reason=RefuseReason.KEY_UNKNOWN)
         opened = self._keys.open(request.header, request.sealed, self._clock.unix_ms())
+        self.asked_ms.append(opened.body.asked_ms)
         sealer = opened.sealer
         yield EngineStarted(sealer.response_key, N_PROMPT_TOKENS if play.cheat != "started" else 2**32 - 1)
         if play.failure is not None:

@@ -7,18 +7,22 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 import pytest
 import trio
 
+from mcd.api.tasks import DetokenizeRequest, TokenizeRequest
 from mcd.engine import renderer
 from mcd.engine.catalogue import EngineSpec
 from mcd.engine.rendering import RendererGoneError, Rendering, TemplateError
 from mcd.errors import ContextLengthError, InvalidRequestError, UserError
+from mcd.units import UnixMs
+from mcd.wire.payload import MAX_ASKED_MS
 from tests.fakes import gguf_make
-from tests.fakes.engine_entry import Answer, EntrySide, chat, running
+from tests.fakes.engine_entry import Answer, EntrySide, RealClock, chat, running
 
 LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 BOMBS = {
@@ -253,3 +257,26 @@ async def test_a_template_that_bombs_at_once_is_none(tmp_path: Path) -> None:
         answer = await side.ask(chat("hello"))
         assert answer.failure is not None
         assert (answer.failure.code, answer.failure.param) == ("unsupported_parameter", "messages")
+
+
+@pytest.mark.spec("ENV-48")
+async def test_the_date_in_a_prompt_is_the_entrys_and_not_the_engines(tmp_path: Path) -> None:
+    layout = "%Y-%m-%d %H:%M:%S"
+    template = "{{ messages[0].content }} {{ strftime_now('" + layout + "') }}"
+    path = gguf_make.make(tmp_path / "dated.gguf", template=template, n_ctx=512)
+    async with running(EngineSpec(alias="dated", backend="llama", source=str(path))) as side:
+        real = side.clock
+
+        class Ahead(RealClock):
+            def unix_ms(self) -> UnixMs:
+                return UnixMs(real.unix_ms() + 100_000)
+
+        async def prompt(asked_ms: int) -> str:
+            listed = await side.ask(TokenizeRequest(model="m", chat=chat("on")), asked_ms=asked_ms)
+            return (await side.ask(DetokenizeRequest(model="m", tokens=tuple(listed.ids)))).joined
+
+        assert await prompt(1_700_000_000_000) == "on 2023-11-14 22:13:20"
+        assert await prompt(MAX_ASKED_MS) == "on 9999-12-31 23:59:59"
+        side.clock = Ahead()  # the header's time counts where the body does not say
+        told = datetime.strptime((await prompt(0)).removeprefix("on "), layout).replace(tzinfo=UTC)
+        assert 80 < told.timestamp() - real.unix_ms() / 1000 <= 100

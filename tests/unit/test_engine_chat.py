@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+import time
 
 import msgspec
 import pytest
@@ -16,8 +16,11 @@ from mcd.engine.chat import Template
 from mcd.engine.jinja_sandbox import CompiledTemplate, PromptTooLongError, TemplateRefusalError
 from mcd.engine.shaping import Caps
 from mcd.errors import InvalidRequestError
+from mcd.wire.payload import MAX_ASKED_MS
 from tests.fakes import gguf_make
 
+ASKED_MS = 1_767_225_599_999
+"""A millisecond before the year 2026 in UTC."""
 ASK = ChatRequest(model="m", messages=(ChatMessage(role="user", content="hello"),))
 
 
@@ -34,7 +37,7 @@ def prompt(source: str, request: ChatRequest = ASK, *, with_tools: bool = False)
         except TemplateRefusalError as error:
             raise InvalidRequestError(str(error)) from None
 
-    return run(Template(source, "<s>", "</s>", run).variables(request, with_tools=with_tools))
+    return run(Template(source, "<s>", "</s>", run).variables(request, ASKED_MS, with_tools=with_tools))
 
 
 def test_conversation_in_the_models_own_words() -> None:
@@ -71,7 +74,7 @@ def test_arguments_that_are_no_object_are_shown_as_they_are(arguments: str) -> N
     asked = ChatRequest(
         model="m", messages=(ChatMessage(role="user", content="hi"), ChatMessage(role="assistant", tool_calls=(call,)))
     )
-    given = json.loads(msgspec.json.encode(shaping.variables(asked, Caps(), with_tools=False, now=datetime.now(UTC))))
+    given = json.loads(msgspec.json.encode(shaping.variables(asked, Caps(), with_tools=False, asked_ms=ASKED_MS)))
     assert given["messages"][1]["tool_calls"][0]["function"]["arguments"] == arguments
 
 
@@ -156,6 +159,22 @@ def test_a_prompt_longer_than_any_context_is_refused(monkeypatch: pytest.MonkeyP
 )
 def test_what_templates_rely_on(source: str, text: str) -> None:
     assert render(source) == text
+
+
+@pytest.mark.spec("ENV-48")
+def test_today_is_the_day_that_was_asked_wherever_the_clock_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Pacific/Auckland")
+    time.tzset()
+    try:
+        dates = "{% macro today() %}{{ strftime_now('%d %b %Y %H:%M:%S') }}{% endmacro %}"
+        source = dates + "{{ messages[0].content }} {{ today() }}, {{ date_string }}, {{ datetime }}"
+        assert prompt(source) == "hello 31 Dec 2025 23:59:59, 31 Dec 2025, Dec 31 2025"
+        own = msgspec.structs.replace(ASK, chat_template_kwargs=(("asked_ms", 0), ("strftime_now", "x")))
+        assert prompt(source, own) == prompt(source)
+        assert render("{{ strftime_now('%Y') }}", asked_ms=MAX_ASKED_MS) == "9999"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize("source", ["{% for %}", "{{", "{% generation %}", "{{" + "(" * 5000 + ")" * 5000 + "}}"])

@@ -22,6 +22,7 @@ from mcd.engine.jinja_sandbox import CompiledTemplate, TemplateRefusalError
 from mcd.errors import InvalidRequestError
 from tests.fakes import templates
 
+ASKED_MS = 1_790_000_000_000
 BOS, EOS = "<BOS>", "<EOS>"
 LONG_ID = "call_0123456789abcdef01234567"
 
@@ -124,7 +125,7 @@ class Model:
             raise InvalidRequestError(str(error)) from None
 
     def prompt(self, request: ChatRequest) -> str:
-        return self.render(self.template.variables(request, with_tools=bool(request.tools)))
+        return self.render(self.template.variables(request, ASKED_MS, with_tools=bool(request.tools)))
 
 
 @cache
@@ -212,7 +213,7 @@ def plain_template(name: str) -> jinja2.Template:
         value, ensure_ascii=ensure_ascii, indent=indent
     )
     environment.globals["raise_exception"] = lambda message: (_ for _ in ()).throw(jinja2.TemplateError(message))
-    environment.globals["strftime_now"] = lambda layout: datetime.now(UTC).strftime(layout)
+    environment.globals["strftime_now"] = lambda layout: datetime.fromtimestamp(ASKED_MS / 1000, UTC).strftime(layout)
     return environment.from_string(model(name).source)
 
 
@@ -236,7 +237,7 @@ def plainly(name: str, asked: ChatRequest) -> str:
         for t in asked.tools
     ]
     offered = {"tools": tools} if tools else {}
-    given = json.loads(model(name).template.variables(asked, with_tools=False))
+    given = json.loads(model(name).template.variables(asked, ASKED_MS, with_tools=False))
     dates = {key: given[key] for key in ("date_string", "datetime")}
     return plain_template(name).render(
         messages=messages, add_generation_prompt=True, bos_token=BOS, eos_token=EOS, **dates, **offered
@@ -342,7 +343,7 @@ def test_a_deep_schema_stays_as_large_as_it_is(name: str) -> None:
     schema = b'{"a":' + b"[" * 60 + b",".join([b"[]"] * 50_000) + b"]" * 60 + b"}"
     tool = ToolFunction(name="deep", parameters=msgspec.Raw(schema))
     asked = ChatRequest(model="m", messages=(HELLO,), tools=(tool,))
-    assert len(model(name).template.variables(asked, with_tools=True)) < 3 * len(schema)
+    assert len(model(name).template.variables(asked, ASKED_MS, with_tools=True)) < 3 * len(schema)
 
 
 def test_mistrals_ids_have_nine_characters_and_still_belong_together() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 from collections.abc import AsyncIterator, Sequence
@@ -75,7 +76,7 @@ class Node:
         self.probe = Probe(self.mesh, directory, "test", clock, Log("debug", self.log))
         self.router = Router(directory, self.mesh, clock, Random(1))
         self.session = Session(self.mesh, Keyring(self.probe, clock), clock)
-        self.failover = Failover(self.router, self.session, self.probe.search, Log("debug", self.log))
+        self.failover = Failover(self.router, self.session, self.probe.search, clock, Log("debug", self.log))
         self.entry = MeshEntry(self.failover, self.router, directory, self.mesh, clock, self.probe.n_running)
         self.mesh.serve(EXCHANGE_PROTOCOL, self.provider.serve)
         self.mesh.serve(INFO_PROTOCOL, self.announcer.serve_info)
@@ -162,6 +163,17 @@ async def test_an_answer_to_what_nobody_asked_is_its_providers_failure(cheat: st
     async with nodes(bad=Play(cheat=cheat), good=Play()) as (entry, _):
         for _ in range(4):
             assert text(await entry.ask()) == words(5)
+
+
+@pytest.mark.spec("ENV-49")
+async def test_every_provider_is_told_when_the_user_asked() -> None:
+    async with nodes(ada=Play(start_s=3.0, die_at=2), bob=Play(start_s=3.0, die_at=4)) as (entry, providers):
+        before = EPOCH_MS + int(1000 * trio.current_time())
+        with contextlib.suppress(McdError):
+            await entry.ask()
+        told = [ms for node in providers.values() for ms in node.engines[0].asked_ms]
+        assert len(told) >= 2
+        assert set(told) == {before}
 
 
 @pytest.mark.parametrize("at", range(5))

@@ -147,7 +147,7 @@ def test_a_body_keeps_its_request_verbatim() -> None:
     request = b'{"model": "m",  "messages":[{"role":"user","content":"\xc3\xa9"}]}'
     body = codec.decode_body(codec.encode_body(Body(request=msgspec.Raw(request), resume=(1, 2), cache_salt="s")))
     assert bytes(body.request) == request
-    assert (body.resume, body.cache_salt, body.kind) == ((1, 2), "s", "chat")
+    assert (body.resume, body.cache_salt, body.kind, body.asked_ms) == ((1, 2), "s", "chat", 0)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +163,9 @@ def test_a_body_keeps_its_request_verbatim() -> None:
         b'{"request":{},"cache_salt":"' + b"a" * 65 + b'"}',
         b'{"request":nope}',
         b'\xef\xbb\xbf{"request":{}}',
+        b'{"request":{},"asked_ms":253402300800000}',
+        b'{"request":{},"asked_ms":-1}',
+        b'{"request":{},"asked_ms":1.5}',
     ],
 )
 def test_bad_bodies_are_refused(data: bytes) -> None:
