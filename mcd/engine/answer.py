@@ -10,7 +10,7 @@ import msgspec
 from mcd.engine import messages
 from mcd.engine.backend import Piece
 from mcd.engine.messages import CREDIT_CHUNKS, FailureCode, ToDaemon
-from mcd.engine.parts import PartPolicy
+from mcd.engine.parts import PartPolicy, n_results
 from mcd.engine.seal import FlushPolicy, OpenedRequest, SealKeys
 from mcd.errors import LimitError, LocalProtocolError, UserError
 from mcd.units import Seconds
@@ -61,7 +61,7 @@ class Answer:
 
     __slots__ = (
         "_credit", "_gathered", "_has_started", "_keys", "_n_sealed_tokens", "_parts", "_policy", "_sealer", "_turn",
-        "due_at", "id", "is_over", "is_paused", "n_choices",
+        "due_at", "id", "is_over", "is_paused", "n_choices", "n_sealed_results",
     )  # fmt: skip
 
     def __init__(self, id: int, opened: OpenedRequest, keys: SealKeys, turn: Turn) -> None:
@@ -71,6 +71,8 @@ class Answer:
         self.is_over = False
         self.is_paused = False
         self.n_choices = 1
+        self.n_sealed_results = 0
+        """Vectors or scores in frames."""
         self._sealer = opened.sealer
         self._keys = keys
         self._turn = turn
@@ -144,7 +146,8 @@ class Answer:
         owed = msgspec.structs.replace(
             usage, n_output_tokens=n_output, n_reasoning_tokens=min(usage.n_reasoning_tokens, n_output)
         )
-        self._seal_end(("cancelled",) * self.n_choices, owed if n_output else Usage(0, 0))
+        has_some = n_output or self.n_sealed_results
+        self._seal_end(("cancelled",) * self.n_choices, owed if has_some else Usage(0, 0))
 
     def flush(self) -> None:
         """Seal what is due. While the reader is out of credit it stays gathered."""
@@ -180,6 +183,7 @@ class Answer:
     def _seal_parts(self, parts: list[Part]) -> None:
         for part in parts:
             self._seal(partial(encode_part, part), 0)
+            self.n_sealed_results += n_results(part)
 
     def _seal(self, encode: Callable[[], bytes], n_tokens: int) -> None:
         if self.is_over:

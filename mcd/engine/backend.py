@@ -189,8 +189,11 @@ class Backend(Protocol):
         """File descriptors that become readable when ``step`` has something to do."""
         ...
 
-    def cancel(self, job_id: int) -> Usage:
-        """Forget a job at once; its sink is not called again. Returns what it has used, nothing if there is none."""
+    def cancel(self, job_id: int, n_results: int = 0) -> Usage:
+        """Forget a job at once; its sink is not called again.
+
+        Returns what it has used, of a task what its first ``n_results`` results have; nothing if there is none.
+        """
         ...
 
     def pause(self, job_id: int, *, is_paused: bool) -> None:

@@ -149,17 +149,18 @@ class EmbedBackend:
         """Readable when something was tokenised."""
         return (self._texts.fileno(), self._lexicon.waker())
 
-    def cancel(self, job_id: int) -> Usage:
-        """Forget a task; what a step computes for it now is dropped. Half a task is owed nothing."""
+    def cancel(self, job_id: int, n_results: int = 0) -> Usage:
+        """Forget a task; what a step computes for it now is dropped."""
         self._lexicon.cancel(job_id)
         asked = self._asked.pop(job_id, None)
         if asked is not None:
             self._texts.cancel(job_id)
             self._forget(asked)
         running = self._running.get(job_id)
-        if running is not None:
-            self._leave(running)
-        return Usage(0, 0)
+        if running is None:
+            return Usage(0, 0)
+        self._leave(running)
+        return Usage(sum(map(len, running.texts[:n_results])), 0)
 
     def pause(self, job_id: int, *, is_paused: bool) -> None:
         """Begin no more texts of a task, or go on."""

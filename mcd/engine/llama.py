@@ -197,7 +197,7 @@ class LlamaBackend:
         """The processes that write prompts, and the lexicon; decoding is done in `step`."""
         return (*self._prompts.wakers(), self._lexicon.waker())
 
-    def cancel(self, job_id: int) -> Usage:
+    def cancel(self, job_id: int, n_results: int = 0) -> Usage:
         """Free the job's slots."""
         self._lexicon.cancel(job_id)
         asked = self._prompts.cancel(job_id)

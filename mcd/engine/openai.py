@@ -123,7 +123,7 @@ class OpenAIBackend:
         """Readable when a thread has put something."""
         return (self._waker_read,)
 
-    def cancel(self, job_id: int) -> Usage:
+    def cancel(self, job_id: int, n_results: int = 0) -> Usage:
         """Close the call's connection."""
         usage = Usage(0, 0)
         running = self._calls.pop(job_id, None)

@@ -31,6 +31,14 @@ class PartPolicy(Paced[Part]):
             self._pending[-1] = joined
 
 
+def n_results(part: Part) -> int:
+    """Results that are counted: vectors or scores."""
+    match part:
+        case Vectors(vectors=results) | Scores(scores=results):
+            return len(results)
+    return 0
+
+
 def split_tokens(tokens: Sequence[int], param: str) -> list[Part]:
     """Token ids in parts that frames hold.
 

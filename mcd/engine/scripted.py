@@ -110,7 +110,7 @@ class ScriptedBackend:
         """None: only time wakes it."""
         return ()
 
-    def cancel(self, job_id: int) -> Usage:
+    def cancel(self, job_id: int, n_results: int = 0) -> Usage:
         """Drop it; its place in the heap is skipped when it comes up."""
         running = self._running.pop(job_id, None)
         if running is not None:

@@ -143,7 +143,7 @@ class Worker:
     def _cancel(self, answer_id: int) -> None:
         answer = self._answers.get(answer_id)
         if answer is not None and not answer.is_over:
-            answer.cancelled(self._backend.cancel(answer_id))
+            answer.cancelled(self._backend.cancel(answer_id, answer.n_sealed_results))
 
     def _credit(self, frame: Credit) -> None:
         answer = self._answers.get(frame.id)

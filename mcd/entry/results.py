@@ -15,7 +15,8 @@ class Results:
         self._kind = PARTS[type(request)]
         self._is_free = isinstance(request, TokenizeRequest | DetokenizeRequest)
         """Nothing is computed, hence nothing counted.   [ENV-36]"""
-        self._n_taken = 0
+        self.n_taken = 0
+        """Vectors or scores."""
         self._n_wanted: int | None = None
         """None where the number is not known before, and only the size of a response bounds it."""
         self._vector_bytes: int | None = None
@@ -35,15 +36,15 @@ class Results:
         part = decode_part(plaintext, self._kind)
         match part:
             case Vectors(vectors=vectors):
-                self._n_taken += len(vectors)
+                self.n_taken += len(vectors)
                 self._check_lengths(vectors)
             case Scores(scores=scores):
-                self._n_taken += len(scores)
+                self.n_taken += len(scores)
                 if any(not 0 <= score <= 1 for score in scores):
                     raise RemoteProtocolError("the provider sent a score that is none")
             case Tokens() | Text():
                 pass
-        if self._n_wanted is not None and self._n_taken > self._n_wanted:
+        if self._n_wanted is not None and self.n_taken > self._n_wanted:
             raise RemoteProtocolError("the provider sent more results than were asked for")
         return part
 
@@ -55,7 +56,7 @@ class Results:
         """
         if final.finish_reasons != ("stop",) or (self._is_free and final.usage != Usage(0, 0)):
             raise RemoteProtocolError("the provider counts what this kind of request does not take")
-        if self._n_wanted is not None and self._n_taken != self._n_wanted:
+        if self._n_wanted is not None and self.n_taken != self._n_wanted:
             raise RemoteProtocolError("the provider sent fewer results than were asked for")
 
     def _check_lengths(self, vectors: tuple[bytes, ...]) -> None:

@@ -331,8 +331,9 @@ class _Answer:
     def _check_cancelled(self, final: Final) -> None:
         if not self._is_cancelled:
             raise RemoteProtocolError("the provider cancelled an answer that is still wanted")
-        if not self._n_tokens and final.usage != NOTHING:
-            raise RemoteProtocolError("the provider counts a prompt that it did not answer")
+        has_some = self._n_tokens if self._results is None else self._results.n_taken
+        if not has_some and final.usage != NOTHING:
+            raise RemoteProtocolError("the provider counts a prompt that it did not answer")  # [ENV-38]
 
 
 def _failure(event: Event) -> PeerError:

@@ -9,7 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 import msgspec
 import trio
 
-from mcd.engine.seal import SealKeys
+from mcd.engine.seal import OpenedRequest, SealKeys
 from mcd.errors import EngineDeadError, RefusedError
 from mcd.ids import ModelDigest
 from mcd.ports import (
@@ -23,10 +23,10 @@ from mcd.ports import (
     EngineState,
     EngineStatus,
 )
-from mcd.wire.codec import encode_delta, encode_failure, encode_final
+from mcd.wire.codec import encode_delta, encode_failure, encode_final, encode_part
 from mcd.wire.keyconfig import certify
 from mcd.wire.messages import EngineKeys, RefuseReason
-from mcd.wire.payload import Delta, Failure, Final, Usage
+from mcd.wire.payload import Delta, Failure, Final, Usage, Vectors
 from mcd.wire.signing import SigningKey
 
 ALIAS = "play"
@@ -91,7 +91,7 @@ class SealingEngine:
             n_slots=4,
             n_running=self.n_running,
             n_waiting=0,
-            capabilities=("chat",),
+            capabilities=("chat", "embeddings"),
             prefill_tokens_per_s=1000.0,
             output_tokens_per_s=50.0,
             sealing=2,
@@ -129,15 +129,14 @@ class SealingEngine:
             self.wake()
             await trio.sleep(play.load_s)
             self.state = "ready"
-        if play.refuse is not None:
-            raise RefusedError("scripted", reason=play.refuse, retry_after_s=1.0)
-        if play.key_is_unknown_once:
-            play.key_is_unknown_once = False
-            self._keys.rotate(self._clock.unix_ms())
-            raise RefusedError("scripted", reason=RefuseReason.KEY_UNKNOWN)
+        self._refuse()
         opened = self._keys.open(request.header, request.sealed, self._clock.unix_ms())
         self.asked_ms.append(opened.body.asked_ms)
         sealer = opened.sealer
+        if opened.body.kind == "embeddings":
+            async for event in self._embed(opened, cancelled):
+                yield event
+            return
         yield EngineStarted(sealer.response_key, N_PROMPT_TOKENS if play.cheat != "started" else 2**32 - 1)
         if play.failure is not None:
             receipt = self._keys.sign_receipt(sealer, Usage(0, 0))
@@ -175,6 +174,32 @@ class SealingEngine:
         reasons = ("cancelled" if is_cut else "stop",) * (1 + (play.cheat == "reasons"))
         final = sealer.seal_final(encode_final(Final(reasons, shown, sealer.output_digest())))
         yield EngineFinished(final, receipt, n_prompt, n_new)
+
+    def _refuse(self) -> None:
+        if self.play.refuse is not None:
+            raise RefusedError("scripted", reason=self.play.refuse, retry_after_s=1.0)
+        if self.play.key_is_unknown_once:
+            self.play.key_is_unknown_once = False
+            self._keys.rotate(self._clock.unix_ms())
+            raise RefusedError("scripted", reason=RefuseReason.KEY_UNKNOWN)
+
+    async def _embed(self, opened: OpenedRequest, cancelled: trio.Event) -> AsyncGenerator[EngineEvent, None]:
+        """A vector each ``token_s``, of one prompt token each; ``prompt`` bills one for none."""
+        play, sealer = self.play, opened.sealer
+        inputs = msgspec.json.decode(opened.body.request)["inputs"]
+        yield EngineStarted(sealer.response_key, len(inputs))
+        n_done = 0
+        while n_done < len(inputs) and not cancelled.is_set():
+            with trio.move_on_after(play.token_s):
+                await cancelled.wait()
+                break
+            yield EngineChunk(sealer.seal_data(encode_part(Vectors((b"\0\0\x80?",)))), 0)
+            n_done += 1
+        usage = Usage(n_done + (play.cheat == "prompt"), 0)
+        receipt = self._keys.sign_receipt(sealer, usage)
+        reason = "cancelled" if cancelled.is_set() else "stop"
+        final = sealer.seal_final(encode_final(Final((reason,), usage, sealer.output_digest())))
+        yield EngineFinished(final, receipt, usage.n_prompt_tokens, 0)
 
 
 class _Answer:

@@ -302,6 +302,29 @@ async def test_tokens_there_and_back(tmp_path: Path) -> None:
     assert foreign.failure.param == "tokens"
 
 
+@pytest.mark.spec("ENV-38")
+@pytest.mark.parametrize(("pooling", "n_chunks"), [(MEAN, 1), (MEAN, 3), (RANK, 2)])
+async def test_a_cancelled_task_owes_the_prompts_of_the_results_that_were_sealed(
+    pooling: int, n_chunks: int, tmp_path: Path
+) -> None:
+    path = make_encoder(tmp_path / "model.gguf", pooling=pooling)
+    asked = texts(1000)
+    async with running(spec(path), ONE) as side:
+        request = embed(*asked) if pooling == MEAN else RerankRequest(model="m", query="the", documents=asked)
+        answer = await side.ask_and_cancel(request, n_chunks)
+    assert answer.final is not None
+    n_results = len(answer.vectors) + len(answer.scores)
+    assert 0 < n_results < len(asked)
+    direct = Direct(path, pooling)
+    n_tokens = sum(len(direct.tokens(text)) for text in asked[:n_results])
+    direct.close()
+    counted = answer.final.usage.n_prompt_tokens
+    if pooling == MEAN:
+        assert counted == n_tokens
+    else:
+        assert counted > n_tokens  # the query counts with each document
+
+
 @pytest.mark.parametrize("as_chat", [False, True])
 async def test_streams_go_on_beside_a_long_text(tmp_path: Path, as_chat: bool) -> None:
     path = gguf_make.make(tmp_path / "wide.gguf", text_only=True, n_ctx=16_384)

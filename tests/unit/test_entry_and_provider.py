@@ -15,6 +15,7 @@ import trio
 
 from mcd.api.events import AnswerEvent, Answering, Waiting
 from mcd.api.request import ChatMessage, ChatRequest
+from mcd.api.tasks import EmbeddingsRequest
 from mcd.config import Config
 from mcd.entry.failover import Failover
 from mcd.entry.keyring import Keyring
@@ -40,7 +41,7 @@ from mcd.routing.directory import Directory
 from mcd.routing.plan import Candidate, Want, candidates
 from mcd.units import UnixMs
 from mcd.wire.messages import EXCHANGE_PROTOCOL, INFO_PROTOCOL, RefuseReason
-from mcd.wire.payload import Delta, Failure, Final
+from mcd.wire.payload import Delta, Failure, Final, Vectors
 from mcd.wire.signing import SigningKey, peer_id
 from tests.fakes.memory_mesh import MemoryNet, open_net
 from tests.fakes.sealing_engine import ALIAS, DIGEST, Play, SealingEngine, word
@@ -237,6 +238,24 @@ async def test_a_prompt_without_any_answer_is_not_owed() -> None:
         await trio.sleep(0.1)
         answered = entry.failover.answered
         assert (answered.n_cancelled, answered.n_prompt_tokens, answered.n_output_tokens) == (1, 0, 0)
+
+
+@pytest.mark.spec("ENV-38")
+@pytest.mark.parametrize(("token_s", "cheat", "counted"), [(0.1, "", True), (3.0, "", True), (3.0, "prompt", False)])
+async def test_the_vectors_that_came_are_owed_and_no_others(token_s: float, cheat: str, counted: bool) -> None:
+    got: list[AnswerEvent] = []
+
+    async def put(events: Sequence[AnswerEvent]) -> None:
+        got.extend(events)
+
+    async with nodes(ada=Play(cheat=cheat, token_s=token_s)) as (entry, _):
+        with trio.move_on_after(1.0):
+            await entry.entry.answer(EmbeddingsRequest(model=ALIAS, inputs=("a",) * 100), put)
+        await trio.sleep(0.1)
+        n_vectors = sum(len(event.vectors) for event in got if isinstance(event, Vectors))
+        assert (n_vectors > 5) == (token_s < 1)
+        answered = entry.failover.answered
+        assert (answered.n_cancelled, answered.n_prompt_tokens) == (int(counted), n_vectors)
 
 
 @pytest.mark.spec("ENV-32")
