@@ -14,7 +14,7 @@ from mcd.api.request import ChatRequest
 from mcd.api.tasks import AnyRequest
 from mcd.entry.router import Router, Trial, want_of
 from mcd.entry.session import Asked, Session
-from mcd.errors import ClaimedFaultError, McdError, ModelNotFoundError
+from mcd.errors import ClaimedFaultError, ContextLengthError, McdError, ModelNotFoundError
 from mcd.ids import ModelDigest, PeerId
 from mcd.log import Log
 from mcd.ports import Clock, Put
@@ -70,6 +70,10 @@ class _Progress:
         if not self.tried and self.digest is None:
             return self._want
         return msgspec.structs.replace(self._want, exclude=frozenset(self.tried), digest=self.digest)
+
+    def needs_more_than(self, n_ctx: int) -> None:
+        """A context of so many tokens was too short."""
+        self._want = msgspec.structs.replace(self._want, n_ctx=max(self._want.n_ctx, n_ctx + 1))
 
     def note(self, event: AnswerEvent, candidate: Candidate) -> None:
         if isinstance(event, Delta):
@@ -168,7 +172,9 @@ class Failover:
         if isinstance(problem, ClaimedFaultError):
             if failure is not None and progress.tokens:
                 return failure  # what another provider delivered cannot be gone on with here: not the user's fault
-            if progress.claimed_by is not None or candidate.is_own or not self._has_another(progress):
+            if isinstance(problem.fault, ContextLengthError):
+                progress.needs_more_than(candidate.model.n_ctx)
+            if progress.claimed_by is not None or not self._has_another(progress, candidate):
                 raise problem.fault from None
             progress.claimed_by = candidate
             progress.had_second_chance = True
@@ -177,12 +183,13 @@ class Failover:
             raise problem
         return problem if failure is None or progress.claimed_by is None else failure
 
-    def _has_another(self, progress: _Progress) -> bool:
+    def _has_another(self, progress: _Progress, claimant: Candidate) -> bool:
+        """Whether anybody else may know better. Than our own engine does only who has a longer context."""
         try:
-            self._router.next(progress.want())
+            other = self._router.next(progress.want())
         except McdError:
             return False
-        return True
+        return not claimant.is_own or claimant.model.n_ctx < progress.want().n_ctx <= other.model.n_ctx
 
     def _contradict(self, progress: _Progress, candidate: Candidate) -> None:
         """An answer has come: whoever found fault with its request was wrong."""

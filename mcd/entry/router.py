@@ -188,7 +188,7 @@ def want_of(request: AnyRequest) -> Want:
     """What a request needs; sizes are estimates from its characters."""
     needs = {CAPABILITIES[type(request)]}
     if not isinstance(request, ChatRequest):
-        return Want(request.model, 1 + _n_task_tokens(request), 0, frozenset(needs))
+        return Want(request.model, 1 + _n_task_tokens(request), 0, capabilities=frozenset(needs))
     n_chars = _n_chat_chars(request)
     if request.tools and request.tool_choice != "none":
         needs.add("tools")
@@ -197,10 +197,12 @@ def want_of(request: AnyRequest) -> Want:
     n_images = sum(len(message.images) for message in request.messages)
     if n_images:
         needs.add("vision")
+    n_prompt_tokens = 1 + n_chars // CHARS_PER_TOKEN + n_images * TOKENS_PER_IMAGE
     return Want(
         model=request.model,
-        n_prompt_tokens=1 + n_chars // CHARS_PER_TOKEN + n_images * TOKENS_PER_IMAGE,
+        n_prompt_tokens=n_prompt_tokens,
         n_output_tokens=(request.max_tokens or EXPECTED_OUTPUT_TOKENS) * request.n,
+        n_ctx=n_prompt_tokens + (request.max_tokens or 1),
         capabilities=frozenset(needs),
     )
 

@@ -257,7 +257,7 @@ class _Answer:
             case AnswerFinished(message=message):
                 return (self._finish(message),)
             case _:
-                raise _failure(event)
+                raise _failure(event, self._candidate.model.n_ctx)
 
     def _answering(self, n_prompt_tokens: int) -> Answering:
         chosen, model = self._candidate, self._candidate.model
@@ -336,10 +336,10 @@ class _Answer:
             raise RemoteProtocolError("the provider counts a prompt that it did not answer")  # [ENV-38]
 
 
-def _failure(event: Event) -> PeerError:
+def _failure(event: Event, n_ctx: int) -> PeerError:
     match event:
         case RequestRefused(message=message):
-            return _refusal(message)
+            return _refusal(message, n_ctx)
         case PeerAborted():
             return StreamBrokenError("the provider broke off")
         case TimedOut():
@@ -352,7 +352,10 @@ def _failure(event: Event) -> PeerError:
             return RemoteProtocolError("the provider sent what only an entry may send")
 
 
-def _refusal(message: Refused) -> RefusedError:
+def _refusal(message: Refused, n_ctx: int) -> PeerError:
+    if message.reason == RefuseReason.TOO_LARGE:
+        far = f"the messages and max_tokens together are far beyond the {n_ctx} tokens of this model's context"
+        return ClaimedFaultError(ContextLengthError(far, param="messages"))
     try:
         name = RefuseReason(message.reason).name.lower().replace("_", " ")
     except ValueError:

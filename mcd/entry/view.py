@@ -42,7 +42,9 @@ class MeshEntry:
 
     def route(self, model: str, n_prompt_tokens: int, n_output_tokens: int) -> Sequence[RouteTerm]:
         """See ports.Entry.route."""
-        return self._router.explain(Want(model, n_prompt_tokens, n_output_tokens))
+        return self._router.explain(
+            Want(model, n_prompt_tokens, n_output_tokens, n_ctx=n_prompt_tokens + n_output_tokens)
+        )
 
     def models(self) -> Sequence[ModelCard]:
         """Every model somebody serves now; an alias of several files shows the one that would be asked first.

@@ -42,6 +42,8 @@ class Want(msgspec.Struct, frozen=True):
     n_prompt_tokens: int = 0
     n_output_tokens: int = 0
     """Expected sizes; estimates, used for time only."""
+    n_ctx: int = 0
+    """Tokens that the context should hold, an estimate too: providers with less are asked last."""
     capabilities: frozenset[str] = frozenset()
     digest: ModelDigest | None = None
     """Only this very file, under whatever alias: set when an answer has begun and must be continued."""
@@ -71,6 +73,8 @@ class Candidate(msgspec.Struct, frozen=True):
     not_before: Seconds = 0.0
     held_back: str = ""
     """Why it has to wait, and for how long."""
+    is_short: bool = False
+    """Its context holds less than is wanted."""
 
     @property
     def digest(self) -> ModelDigest:
@@ -80,7 +84,8 @@ class Candidate(msgspec.Struct, frozen=True):
     @property
     def why(self) -> str:
         """Notes for people, joined by commas."""
-        return ", ".join((*self.prediction.notes, *filter(None, (self.held_back,))))
+        short = f"context of {self.model.n_ctx}" if self.is_short else ""
+        return ", ".join((*self.prediction.notes, *filter(None, (self.held_back, short))))
 
 
 def plan(snapshot: Snapshot, want: Want, known: Known, now: Seconds, random: Random) -> tuple[Candidate, ...]:
@@ -107,8 +112,7 @@ def plan(snapshot: Snapshot, want: Want, known: Known, now: Seconds, random: Ran
             f"every provider of this model is busy or failing; retry in {retry_after_s:.0f} s (mcd route --explain)",
             retry_after_s=retry_after_s,
         )
-    best_digest = usable[0].digest
-    n_near = _count_near(usable, best_digest)
+    n_near = _count_near(usable)
     near = usable[:n_near]
     random.shuffle(near)
     return tuple((near + usable[n_near:])[:MAX_CANDIDATES])
@@ -125,7 +129,7 @@ def candidates(snapshot: Snapshot, want: Want, known: Known, now: Seconds) -> tu
         judged = [_judge(offer, want, known, now) for offer in group if offer.peer_id not in want.exclude]
         judged.sort(key=lambda candidate: (candidate.prediction.total_s, candidate.peer_id))
         ranked += judged
-    return tuple(sorted(ranked, key=lambda candidate: candidate.not_before > now))
+    return tuple(sorted(ranked, key=lambda candidate: (candidate.not_before > now, candidate.is_short)))
 
 
 def preferred_digests(
@@ -196,6 +200,7 @@ def _judge(offer: Offer, want: Want, known: Known, now: Seconds) -> Candidate:
         is_own=offer.is_own,
         not_before=standing.not_before,
         held_back=f"{standing.why} for {standing.not_before - now:.1f} s" if standing.why else "",
+        is_short=model.n_ctx < want.n_ctx,
     )
 
 
@@ -216,12 +221,14 @@ def facts_of(offer: Offer, standing: Standing, links: Mapping[PeerId, Seconds | 
     )
 
 
-def _count_near(usable: list[Candidate], digest: ModelDigest) -> int:
-    limit_s = usable[0].prediction.total_s * NEAR_EQUAL
+def _count_near(usable: list[Candidate]) -> int:
+    best = usable[0]
+    limit_s = best.prediction.total_s * NEAR_EQUAL
     n_near = 0
     while n_near < len(usable):
         candidate = usable[n_near]
-        if candidate.digest != digest or candidate.prediction.total_s > limit_s:
+        is_alike = (candidate.digest, candidate.is_short) == (best.digest, best.is_short)
+        if not is_alike or candidate.prediction.total_s > limit_s:
             break
         n_near += 1
     return n_near

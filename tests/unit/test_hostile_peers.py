@@ -14,7 +14,7 @@ from mcd.api.events import AnswerEvent
 from mcd.api.request import ChatMessage, ChatRequest
 from mcd.entry.probe import INFO_TIMEOUT_S
 from mcd.entry.router import STALL_S
-from mcd.errors import McdError, PeerTimeoutError, RefusedError, StreamBrokenError
+from mcd.errors import ContextLengthError, McdError, PeerTimeoutError, RefusedError, StreamBrokenError
 from mcd.exchange.states import ACCEPT_TIMEOUT_S, CANCEL_TIMEOUT_S, IDLE_TIMEOUT_S, LINGER_TIMEOUT_S, REQUEST_TIMEOUT_S
 from mcd.ids import ModelDigest
 from mcd.ports import EngineStatus, Stream
@@ -193,11 +193,32 @@ async def test_a_refusal_for_an_unknown_reason_is_a_wait_and_no_failure() -> Non
         assert (standing.why, standing.fail_fraction) == ("busy", 0.0)
 
 
-async def test_a_request_too_large_for_a_provider_is_no_failure_of_it() -> None:
+@pytest.mark.spec("EX-43")
+async def test_a_request_too_large_for_every_provider_is_the_users_fault_and_no_failure_of_theirs() -> None:
+    """It was a 503 with a time to try again, so clients sent the same request three times."""
     async with beside_a_liar(speaks(said(Refused(RefuseReason.TOO_LARGE, 0)))) as (entry, liar):
-        with pytest.raises(RefusedError):
+        with pytest.raises(ContextLengthError, match="max_tokens"):
             await entry.ask()
         assert entry.router.health.standing(liar.peer_id, DIGEST, trio.current_time()).fail_fraction == 0.0
+
+
+@pytest.mark.spec("EX-43")
+async def test_a_request_too_large_for_one_provider_is_served_by_another() -> None:
+    async with nodes(big=Play(), small=Play()) as (entry, providers):
+        providers["small"].mesh.serve(EXCHANGE_PROTOCOL, speaks(said(Refused(RefuseReason.TOO_LARGE, 0))))
+        for _ in range(4):
+            assert text(await entry.ask()) == words(5)
+
+
+async def test_our_own_engine_is_right_about_its_context_and_not_about_a_longer_one() -> None:
+    too_long = Failure("context_length_exceeded", "the context of this model holds 4096", "messages")
+    async with nodes(like=Play(), large=Play(n_ctx=8192)) as (_, providers):
+        own = providers["like"]
+        own.engines[0].play.failure = too_long
+        assert text(await own.ask()) == words(5)
+        providers["large"].engines[0].play.failure = too_long
+        with pytest.raises(ContextLengthError):
+            await own.ask()
 
 
 async def test_many_peers_that_only_refuse_do_not_hide_the_one_that_answers() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from random import Random
 
+import msgspec
 import pytest
 
 from mcd.errors import ModelNotFoundError, NoProviderError, UnsupportedError
@@ -27,8 +28,9 @@ def offer(
     capabilities: tuple[str, ...] = ("chat",),
     is_suspect: bool = False,
     is_own: bool = False,
+    n_ctx: int = 4096,
 ) -> Offer:
-    model = ModelOffer(alias, digest, 4096, 2, capabilities, 0, 0, 1000, tokens_per_s, b"k" * 32, b"i" * 8)
+    model = ModelOffer(alias, digest, n_ctx, 2, capabilities, 0, 0, 1000, tokens_per_s, b"k" * 32, b"i" * 8)
     record = Record(1, "main", 1, 0, 1, peer, "", (f"/ip4/192.0.2.1/tcp/1/p2p/{peer}",), (model,))
     return Offer(PeerId(peer), record, model, is_suspect, is_own)
 
@@ -67,6 +69,14 @@ def test_measurements_beat_claims() -> None:
 def test_a_suspect_comes_last_and_our_own_engine_has_no_network() -> None:
     view = snapshot(offer("own", is_own=True), offer("far"), offer("suspect", is_suspect=True))
     assert ask(view, WANT, known("far", "suspect", rtt_s=0.4)) == ["own", "far", "suspect"]
+
+
+def test_a_context_that_seems_too_short_comes_last() -> None:
+    view = snapshot(offer("short", tokens_per_s=1000), offer("long", n_ctx=32_768), offer("also short"))
+    want = msgspec.structs.replace(WANT, n_ctx=5000)
+    assert {ask(view, want, known("short", "long", "also short"), seed=seed)[0] for seed in range(20)} == {"long"}
+    ranked = plan(view, want, known("short", "long", "also short"), 0.0, Random(1))
+    assert [candidate.why.partition("context of ")[2] for candidate in ranked] == ["", "4096", "4096"]
 
 
 def test_near_equals_are_shuffled_and_the_rest_is_not() -> None:
