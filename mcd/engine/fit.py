@@ -2,10 +2,11 @@
 
 What is given up, and in which order. Memory is weights, then the KV memory, which grows with the context, then what
 one step computes in. When not all of it fits, first the room for several long requests at once goes (cells beyond one
-context), then the context itself, down to FLOOR_CTX; then layers go to the processor. Layers come last because each
-one there costs every token of every request: a tenth of a model on the processor halves its speed, while a context of
-8k instead of 32k is missed by the few requests longer than that. Where there is only the processor the context goes
-on shrinking to MIN_CTX, for lack of anything else to give up.
+context), then slots, where each costs memory of its own (windows and states), then the context itself, down to
+FLOOR_CTX; then layers go to the processor. Layers come last because each one there costs every token of every request:
+a tenth of a model on the processor halves its speed, while a context of 8k instead of 32k is missed by the few
+requests longer than that. Where there is only the processor the context goes on shrinking to MIN_CTX, for lack of
+anything else to give up.
 
 The sums are checked against llama.cpp's own figures in tests: weights and KV memory exactly, what one step computes in
 from above. Layers with a window keep that of each sequence and one step more, recurrent ones a state of each sequence
@@ -35,6 +36,8 @@ SCRATCH_CELLS = 768
 """Cells beyond those of the slots, for a sequence of our own: a step of the most rows, and padding."""
 CHECKPOINT_SHARE = 4
 """Checkpoints may take a quarter of what the KV memory does."""
+LEAST_SLOTS = 2
+"""Fewer are not tried: one request would wait for the other's end."""
 LEAST_CHECKPOINTS = 2
 """Or so many, if that is more: the end of a prompt, and the place where it parted from the one before."""
 KV_SHARE = 0.25
@@ -178,7 +181,17 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
     n_ctx: int = 0
     n_slots: int = 8
+    least_slots: int = LEAST_SLOTS
     max_kv_bytes: int = 0
+
+    def choices(self, shape: Shape) -> tuple[Wish, ...]:
+        """The same with fewer and fewer slots, where each costs memory of its own."""
+        choices = [self]
+        has_own = any(layer.window or layer.state_bytes for layer in shape.layers)
+        while has_own and choices[-1].n_slots > self.least_slots:
+            n_slots = max(self.least_slots, choices[-1].n_slots // 2)
+            choices.append(msgspec.structs.replace(self, n_slots=n_slots))
+        return tuple(choices)
 
     def cells(self, shape: Shape) -> tuple[int, int, int]:
         """(context wanted, context not to go below without need, cells wanted)."""
@@ -193,11 +206,15 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 def least_bytes(shape: Shape, wish: Wish) -> int:
     """What a model takes at the shortest context that it is served with by choice."""
     _, floor, _ = wish.cells(shape)
-    return _host_bytes(shape, floor, wish.n_slots)
+    return _host_bytes(shape, floor, wish.choices(shape)[-1].n_slots)
 
 
 def fit_host(shape: Shape, room_bytes: int, wish: Wish) -> Fit | None:
     """Fit a model into the machine's memory; None when it does not go in at all."""
+    return _best([_fit_host(shape, room_bytes, choice) for choice in wish.choices(shape)])
+
+
+def _fit_host(shape: Shape, room_bytes: int, wish: Wish) -> Fit | None:
     wanted, floor, most = wish.cells(shape)
     n_slots = wish.n_slots
     n_cells = _most_cells(lambda n: _host_bytes(shape, n, n_slots) <= room_bytes, min(MIN_CTX, floor), most)
@@ -224,6 +241,10 @@ def fit_gpu(shape: Shape, devices: Sequence[Device], room_bytes: int, wish: Wish
         room_bytes: What it may take of the machine's memory.
         wish: What it should get.
     """
+    return _best([_fit_gpu(shape, devices, room_bytes, choice) for choice in wish.choices(shape)])
+
+
+def _fit_gpu(shape: Shape, devices: Sequence[Device], room_bytes: int, wish: Wish) -> Fit | None:
     wanted, floor, most = wish.cells(shape)
 
     def spread(n_cells: int, n_layers: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
@@ -279,8 +300,9 @@ def capped(devices: Sequence[Device], n_bytes: int) -> tuple[Device, ...]:
 def least_device_bytes(shape: Shape, wish: Wish) -> int:
     """The same on GPUs, all layers there."""
     _, floor, _ = wish.cells(shape)
-    kv_bytes = shape.kv_bytes(floor, wish.n_slots)
-    return shape.weight_bytes - shape.input_bytes + kv_bytes + shape.compute_bytes(floor, wish.n_slots)
+    n_slots = wish.choices(shape)[-1].n_slots
+    kv_bytes = shape.kv_bytes(floor, n_slots)
+    return shape.weight_bytes - shape.input_bytes + kv_bytes + shape.compute_bytes(floor, n_slots)
 
 
 def label(device: Device) -> str:
@@ -300,6 +322,11 @@ _MAX_LABEL_CHARS = 22
 def size(n_bytes: int) -> str:
     """Bytes for people, in thousands as disks and `mcd show` have them."""
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
+
+
+def _best(choices: Sequence[Fit | None]) -> Fit | None:
+    found = [fit for fit in choices if fit is not None]
+    return max(found, key=lambda fit: (fit.n_gpu_layers, fit.n_ctx, fit.n_slots, fit.n_cells), default=None)
 
 
 def _words(n_ctx: int, wanted: int, n_cells: int, where: str) -> str:

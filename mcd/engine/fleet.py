@@ -22,6 +22,7 @@ from mcd.engine.digest import ABANDON
 from mcd.engine.fit import (
     GIB,
     KV_SHARE,
+    LEAST_SLOTS,
     SHRINK,
     Device,
     Fit,
@@ -218,6 +219,7 @@ class Fleet:
         return Wish(
             n_ctx=engine.options.n_ctx,
             n_slots=engine.options.n_slots or DEFAULT_SLOTS,
+            least_slots=engine.options.n_slots or LEAST_SLOTS,
             max_kv_bytes=0 if self._use_gpu else int(memory.total_bytes() * KV_SHARE),
         )
 
@@ -253,6 +255,7 @@ def _no_room(why: str) -> RefusedError:
 def _options(options: EngineOptions, fit: Fit, device: str) -> EngineOptions:
     return msgspec.structs.replace(
         options,
+        most_slots=fit.n_slots,
         n_ctx=fit.n_ctx,
         n_cells=fit.n_cells,
         checkpoint_bytes=fit.checkpoint_bytes,

@@ -70,6 +70,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Compute threads. 0: physical cores - 1, at least 1; more than the free cores makes them spin."""
     n_slots: int = 0
     """Sequences decoded together. 0: the engine's own default; more costs KV memory."""
+    most_slots: int = 0
+    """Without ``n_slots``, at most so many of them. 0: the engine's own default."""
     n_ctx: int = 0
     """Most tokens one request may hold, prompt and answer. 0: the model's, capped by KV memory."""
     n_cells: int = 0

@@ -172,7 +172,7 @@ class Context:
             StartError: Not enough memory.
         """
         self._lib = model.lib
-        self.n_slots = min(options.n_slots or DEFAULT_SLOTS, MAX_SLOTS)
+        self.n_slots = min(options.n_slots or options.most_slots or DEFAULT_SLOTS, MAX_SLOTS)
         wanted = options.n_ctx or min(model.n_ctx_train, DEFAULT_MAX_CTX)
         affordable = kv_budget_bytes // max(1, model.kv_bytes_per_token())
         self.n_ctx = max(256, min(wanted, affordable)) if not options.n_ctx else wanted

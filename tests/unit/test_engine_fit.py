@@ -101,7 +101,8 @@ def test_the_machine_never_gives_more_than_it_has(shape: Shape, room: int, wish:
 def _check_context(found: fit.Fit, shape: Shape, wish: Wish) -> None:
     wanted = wish.n_ctx or max(fit.MIN_CTX, min(shape.n_ctx_train, fit.WANTED_CTX))
     assert 0 < found.n_ctx <= wanted
-    assert found.n_ctx <= found.n_cells <= wanted * wish.n_slots
+    assert found.n_ctx <= found.n_cells <= wanted * found.n_slots
+    assert min(wish.n_slots, wish.least_slots) <= found.n_slots <= wish.n_slots
     assert found.why.isprintable()
 
 
@@ -114,11 +115,15 @@ def test_more_memory_never_makes_it_worse(
     before, after = fit_gpu(shape, devices, room, wish), fit_gpu(shape, richer, room + more, wish)
     if before is not None:
         assert after is not None
-        assert (after.n_gpu_layers, after.n_cells) >= (before.n_gpu_layers, before.n_cells)
+        assert _rank(after) >= _rank(before)
     alone, with_more = fit_host(shape, room, wish), fit_host(shape, room + more, wish)
     if alone is not None:
         assert with_more is not None
-        assert with_more.n_cells >= alone.n_cells
+        assert _rank(with_more) >= _rank(alone)
+
+
+def _rank(found: fit.Fit) -> tuple[int, ...]:
+    return found.n_gpu_layers, found.n_ctx, found.n_slots, found.n_cells
 
 
 @pytest.mark.parametrize(
@@ -224,6 +229,17 @@ def test_a_window_costs_its_own_length_and_not_the_context() -> None:
     assert found.n_ctx == 32_768 > as_if_whole.n_ctx
     more = WINDOWED.kv_bytes(64 * 1024, 4) - WINDOWED.kv_bytes(32 * 1024, 4)
     assert more == 5 * 4096 * 32 * 1024
+
+
+def test_slots_go_before_the_context_where_each_has_a_window_or_a_state() -> None:
+    found = {room: fit_host(WINDOWED, int(room * GIB), Wish(n_ctx=8192)) for room in (5, 5.5, 8)}
+    assert [fit and (fit.n_ctx, fit.n_slots) for fit in found.values()] == [(8192, 2), (8192, 4), (8192, 8)]
+    kept = fit_host(WINDOWED, 5 * GIB, Wish(n_ctx=8192, least_slots=8))
+    assert kept is not None
+    assert (kept.n_ctx < 8192, kept.n_slots) == (True, 8)
+    dense = fit_host(EIGHT_B, 7 * GIB, Wish())
+    assert dense is not None
+    assert (dense.n_ctx < 32_768, dense.n_slots) == (True, 8)
 
 
 def test_checkpoints_are_counted_where_there_will_be_some() -> None:
