@@ -65,9 +65,12 @@ one. A name can have moved since.
 A pull trusts only what the hub says at that moment, and tells you when a file is no longer the one of the list.
 
 Memory: the weights take as much as the file. Each 1k (1024 tokens) of context takes `2 x 2 bytes x layers x KV heads x
-head dimension x 1024` for those layers that keep every token; layers with a sliding window stop at their window, and
-recurrent layers and encoders keep nothing. The column "8k" is the sum for one context of 8192 tokens, or the model's
-own if that is shorter. llama.cpp's compute buffers come on top, a few hundred MB.
+head dimension x 1024` for those layers that keep every token; layers with a sliding window keep it for each slot and
+one step more, and encoders keep nothing. The column "8k" is the sum for one context of 8192 tokens, or the model's own
+if that is shorter, with two slots and the cells that the engine needs itself, by the formula that models are fitted
+into memory by (`mcd/engine/fit.py`). On top come llama.cpp's compute buffers, a few hundred MB; the states of recurrent
+layers (Qwen 3.5 and 3.6, Granite 4), which the list does not know; and checkpoints for these and for models with
+windows.
 
 """
 _HEAD = (

@@ -1,8 +1,8 @@
 """The open models `mcd pull` knows by name: where their file is, what it weighs, what their context costs.
 
-The entries stand in known_models.toml; its head says where its facts come from. Memory follows from the shape alone:
-each layer with full attention keeps one key and one value row for every token of context, a layer with a sliding
-window keeps no more than its window, a recurrent layer or an encoder keeps none. llama.cpp stores rows as f16.
+The entries stand in known_models.toml; its head says where its facts come from. Memory follows from the shape by the
+formula that models on this machine are fitted by (`mcd.engine.fit.Layer`), with as few slots as they are given there.
+The list knows nothing of the states of recurrent layers, which come on top, and an encoder keeps nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from mcd.engine.fit import F16_BYTES, LEAST_SLOTS, Layer
+
 ENTRIES_FILE = "known_models.toml"
-F16_BYTES = 2
 KEY_AND_VALUE = 2
 KILO_TOKENS = 1024
 MAX_SUGGESTIONS = 3
@@ -40,7 +41,7 @@ class KnownModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     file: Annotated[str, Meta(pattern=r"^[\w./-]+\.gguf$")]
     quantisation: str
     licence: str
-    """SPDX identifier, or the hub's own name of a licence that has none."""
+    """SPDX identifier as the hub spells it, in lower case; the hub's own name of a licence that has none."""
     n_params: Annotated[int, Meta(gt=0)]
     size_bytes: Annotated[int, Meta(gt=0)]
     """Of the file, rounded to 10 MB; also the memory its weights take."""
@@ -48,11 +49,11 @@ class KnownModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Context it was trained for, tokens."""
     does: tuple[Literal["chat", "tools", "reasoning", "code", "vision", "embeddings", "rerank"], ...]
     n_kv_layers: Count
-    """Layers whose cache grows with the context; 0 for encoders."""
+    """Layers whose memory grows with the context; 0 for encoders."""
     n_kv_heads: Count
     head_dim: Count
     n_window_layers: Count = 0
-    """Layers whose cache ends at ``window_tokens``."""
+    """Layers that keep ``window_tokens`` of each sequence."""
     window_tokens: Count = 0
     kv_bytes_per_1k: Count
     """Memory for each 1024 tokens of context; always what `kv_bytes` gives."""
@@ -68,19 +69,21 @@ class KnownModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """REPO:FILE, as `mcd pull` takes it."""
         return f"{self.repo}:{self.file}"
 
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Those that keep something; their weights are in ``size_bytes``."""
+        whole = Layer(weight_bytes=0, cell_bytes=kv_bytes(1, self.n_kv_heads, self.head_dim, 1))
+        windowed = msgspec.structs.replace(whole, window=self.window_tokens)
+        return (whole,) * self.n_kv_layers + (windowed,) * self.n_window_layers
+
     def memory_bytes(self, n_ctx: int) -> int:
-        """Weights and cache for one context of this length; the compute buffers come on top (a few 100 MB)."""
-        window = kv_bytes(self.n_window_layers, self.n_kv_heads, self.head_dim, min(n_ctx, self.window_tokens))
-        return (
-            self.size_bytes
-            + self.projector_bytes
-            + window
-            + kv_bytes(self.n_kv_layers, self.n_kv_heads, self.head_dim, n_ctx)
-        )
+        """Weights and KV memory for one context of this length; the compute buffers come on top (a few 100 MB)."""
+        kept = sum(layer.kv_bytes(n_ctx, LEAST_SLOTS) for layer in self.layers)
+        return self.size_bytes + self.projector_bytes + kept
 
 
 def kv_bytes(n_layers: int, n_kv_heads: int, head_dim: int, n_tokens: int) -> int:
-    """Cache of keys and values in f16."""
+    """Keys and values in f16."""
     return KEY_AND_VALUE * F16_BYTES * n_layers * n_kv_heads * head_dim * n_tokens
 
 

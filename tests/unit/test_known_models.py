@@ -7,8 +7,9 @@ from collections import Counter
 import pytest
 
 from mcd.engine.catalogue import sanitise_alias
-from mcd.engine.gguf_facts import facts_of
-from mcd.engine.ggufcheck import Header
+from mcd.engine.fit import LEAST_SLOTS
+from mcd.engine.gguf_facts import facts_of, shape_of
+from mcd.engine.ggufcheck import Header, Value
 from mcd.engine.known_models import KnownModel, by_source, known_models, kv_bytes, near
 
 ENTRIES = list(known_models().values())
@@ -53,6 +54,51 @@ def test_names_sources_and_digests_are_unique() -> None:
         [entry.sha256 for entry in ENTRIES if entry.sha256],
     ):
         assert len(set(values)) == len(values)
+
+
+WINDOWED = {"gemma-3-": "gemma3", "gpt-oss": "gpt-oss"}
+EVERY_FOURTH = ("qwen3.5-", "qwen3.6-")
+SPDX = {"apache-2.0", "mit"}
+HUBS_OWN = {"llama3.1", "llama3.2", "llama3.3", "gemma", "qwen", "qwen-research"}
+
+
+def header_of(entry: KnownModel) -> Header:
+    """What a file of this shape says, as far as memory goes."""
+    architecture = next((arch for start, arch in WINDOWED.items() if entry.name.startswith(start)), "llama")
+    n_layers = entry.n_kv_layers + entry.n_window_layers
+    if entry.name.startswith(EVERY_FOURTH):
+        architecture, n_layers = "qwen35", 4 * entry.n_kv_layers
+    values = {
+        "context_length": entry.n_ctx, "block_count": n_layers, "attention.head_count": entry.n_kv_heads,
+        "attention.key_length": entry.head_dim, "attention.value_length": entry.head_dim,
+    }  # fmt: skip
+    if entry.window_tokens:
+        values["attention.sliding_window"] = entry.window_tokens
+    named: dict[str, Value] = {f"{architecture}.{key}": value for key, value in values.items()}
+    return Header({"general.architecture": architecture} | named, 1, 0, 0)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_its_memory_is_what_a_file_of_that_shape_is_fitted_with(entry: KnownModel) -> None:
+    header = header_of(entry)
+    shape = shape_of(header)
+    assert shape.n_ctx_train == entry.n_ctx
+    for n_ctx in (8192, entry.n_ctx):
+        kept = shape.kv_bytes(n_ctx, LEAST_SLOTS)
+        assert entry.memory_bytes(n_ctx) == entry.size_bytes + entry.projector_bytes + kept
+    assert (facts_of(header).kv_bytes_per_1k or 0) == entry.kv_bytes_per_1k
+    assert sum(layer.window > 0 for layer in shape.layers) == entry.n_window_layers
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_its_facts_are_of_known_kinds(entry: KnownModel) -> None:
+    assert entry.licence in SPDX | HUBS_OWN
+    said = entry.file.upper().replace("-", "_")
+    assert entry.quantisation in said or entry.quantisation == "MXFP4"  # named after what the rest is stored in
+    assert ("vision" in entry.does) == (entry.projector is not None) == (entry.projector_bytes > 0)
+    assert len({"chat", "embeddings", "rerank"} & set(entry.does)) == 1
+    assert len(set(entry.does)) == len(entry.does)
+    assert not ({"tools", "reasoning", "code"} & set(entry.does)) or "chat" in entry.does
 
 
 def test_memory_of_windows_stops_growing() -> None:
