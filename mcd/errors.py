@@ -87,6 +87,10 @@ class MethodError(UserError):
     code = "method_not_allowed"
     http_status = 405
 
+    def __init__(self, *allowed: str) -> None:
+        super().__init__(f"this endpoint takes {' and '.join(allowed)}")
+        self.allowed = allowed
+
 
 class MediaTypeError(UserError):
     """The body is not uncompressed application/json; browsers can send anything else cross-site without asking."""

@@ -115,14 +115,31 @@ class _Chat(Private, frozen=True):
     audio: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     modalities: list[str] | None = None
     web_search_options: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    grammar: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    json_schema: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    guided_json: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    guided_regex: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    guided_choice: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    guided_grammar: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    structured_outputs: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
+_OWN_FORM = "is another server's form; use response_format with a JSON schema"
 _UNSUPPORTED = {
     "functions": "is OpenAI's retired form; use tools",
     "function_call": "is OpenAI's retired form; use tool_choice",
     "audio": "output is not supported",
     "web_search_options": "is not supported: a peer's engine has no network",
+    "grammar": _OWN_FORM,
+    "json_schema": _OWN_FORM,
+    "guided_json": _OWN_FORM,
+    "guided_regex": _OWN_FORM,
+    "guided_choice": _OWN_FORM,
+    "guided_grammar": _OWN_FORM,
+    "structured_outputs": _OWN_FORM,
 }
+
+_NOTHING = frozenset({b"null", b"[]", b'""', b'"none"'})
 
 _foreign = msgspec.json.Decoder(_Chat)
 _canonical = msgspec.json.Decoder(ChatRequest)
@@ -209,7 +226,7 @@ def _as_written(error: InvalidRequestError, foreign: _Chat) -> InvalidRequestErr
 def _refuse_unsupported(foreign: _Chat) -> None:
     for name, why in _UNSUPPORTED.items():
         raw = getattr(foreign, name)
-        if raw and bytes(raw) not in {b"null", b"[]", b'"none"'}:
+        if raw and bytes(raw) not in _NOTHING:
             raise UnsupportedError(f"{name} {why}", param=name)
     if any(kind != "text" for kind in foreign.modalities or ()):
         raise UnsupportedError("modalities other than text are not supported", param="modalities")

@@ -10,7 +10,7 @@ import math
 
 import msgspec
 
-from mcd.errors import McdError, NoProviderError, RefusedError
+from mcd.errors import McdError, MethodError, NoProviderError, RefusedError
 
 DEFAULT_RETRY_AFTER_S = 1.0
 
@@ -26,7 +26,9 @@ def error_body(error: McdError) -> bytes:
 
 
 def error_headers(error: McdError) -> dict[str, str]:
-    """Tell the client whether and when to try again."""
+    """Tell the client whether and when to try again, or with which method."""
+    if isinstance(error, MethodError):
+        return {"x-should-retry": "false", "allow": ", ".join(error.allowed)}
     if not isinstance(error, (NoProviderError, RefusedError)):
         return {"x-should-retry": "false"}
     delay_s = DEFAULT_RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s

@@ -28,6 +28,9 @@ _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[{}\[\],:]', re.DOTALL)
 _PLAIN = re.compile(rb'"[a-z_]{1,32}"')
 _WRONG_TYPE = re.compile(r"Expected `([a-z |]+)`, got `([a-z]+)`")
 _NO_NAMES: frozenset[bytes] = frozenset()
+_PAIR = re.compile(rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+_HALF = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+"""A surrogate without its other half, once pairs and escaped backslashes are out."""
 _PATH = re.compile(r" - at `\$\.?(.*)`\Z")
 
 
@@ -45,6 +48,10 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     except RecursionError:
         raise InvalidRequestError("the JSON body is nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+        if _HALF.search(_PAIR.sub(b"", body)):
+            raise InvalidRequestError(
+                "a string in the body holds half a character (\\ud800 to \\udfff alone): a text was cut within an emoji"
+            ) from None
         raise InvalidRequestError(f"the body is not valid JSON{_position(str(problem))}") from None
 
 

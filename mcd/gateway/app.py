@@ -42,6 +42,9 @@ SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
 
+_OTHER_DIALECTS = {"/responses": "OpenAI's Responses API", "/messages": "Anthropic's Messages API"}
+"""What some clients try first, or alone; a conversation goes to /v1/chat/completions."""
+
 _Get = Callable[[web.BaseRequest], web.StreamResponse]
 _Post = Callable[[web.BaseRequest, bytes, str], Awaitable[web.StreamResponse]]
 
@@ -145,11 +148,16 @@ class Gateway:
         if get is None and path.startswith("/models/"):
             get = self._model
         if get is None:
-            raise UnknownUrlError(
-                "there is no such endpoint; this peer serves /v1/chat/completions, /v1/embeddings and /v1/models"
-            )
+            raise UnknownUrlError(self._what_there_is(path))
         _allow(request, "GET", "HEAD")
         return get(request)
+
+    def _what_there_is(self, path: str) -> str:
+        """For people whose client asked for another path."""
+        served = ", ".join(f"/v1{known}" for known in (*self._posts, "/models"))
+        other = next((name for prefix, name in _OTHER_DIALECTS.items() if path.startswith(prefix)), None)
+        nothing = f"{other} is not spoken here" if other else "there is no such endpoint"
+        return f"{nothing}; this peer serves {served}"
 
     # --- endpoints without a body ----------------------------------------------------------------------------
 
@@ -192,7 +200,7 @@ _PAGE = """<!doctype html>
 
 def _allow(request: web.BaseRequest, *methods: str) -> None:
     if request.method not in methods:
-        raise MethodError(f"this endpoint takes {' and '.join(methods)}")
+        raise MethodError(*methods)
     if len(request.path) > MAX_PATH_CHARS:
         raise UnknownUrlError("there is no such endpoint")
 

@@ -95,7 +95,7 @@ class Control:
 
     def _answer(self, request: web.BaseRequest) -> object:
         if request.method != "GET":
-            raise MethodError("the control socket takes GET")
+            raise MethodError("GET")
         match request.path:
             case "/status":
                 return self._source.status()

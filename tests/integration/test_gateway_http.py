@@ -138,6 +138,40 @@ def test_unknown_urls_and_methods(data: bytes, status: int, code: str) -> None:
     check(data, status, code)
 
 
+@pytest.mark.spec("GW-24")
+@pytest.mark.parametrize(
+    ("data", "allowed"), [(http("OPTIONS", "/v1/embeddings"), "post"), (http("POST", "/v1/models", b"{}"), "get, head")]
+)
+def test_a_wrong_method_is_told_the_right_ones(data: bytes, allowed: str) -> None:
+    async def body(running: Running) -> None:
+        status, headers, _ = await talk(running, data)
+        assert (status, headers["allow"]) == (405, allowed)
+
+    serve(ScriptedEntry(), body)
+
+
+@pytest.mark.spec("GW-24")
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/v2/rerank", "/v1/rerank"),
+        ("/api/tags", "/v1/models"),
+        ("/v1/responses", "Responses"),
+        ("/v1/messages", "Messages"),
+        ("/v1/messages/count_tokens", "/v1/tokenize"),
+    ],
+)
+def test_an_unknown_url_is_told_what_there_is(path: str, words: str) -> None:
+    async def body(running: Running) -> None:
+        status, _, text = await talk(running, http("POST", path, b"{}"))
+        message = json.loads(text)["error"]["message"]
+        assert status == 404
+        assert words in message
+        assert "/v1/chat/completions" in message
+
+    serve(ScriptedEntry(), body)
+
+
 @pytest.mark.parametrize("path", ["/v1/models", "/models", "/v1/models/", "/health", "/v1/health", "/v1/status", "/"])
 def test_paths_work_with_and_without_v1_and_a_trailing_slash(path: str) -> None:
     check(http("GET", path), 200)
