@@ -103,6 +103,8 @@ class Dialer:
         self._dialling: set[PeerId] = set()
         self._targets: dict[PeerId, _Target] = {}
         self._strangers = Bucket(SUGGESTED_DIALS_PER_S, SUGGESTED_BURST)
+        self._strangers_at: Seconds = 0.0
+        """No suggested peer is due before: one moment for all, as each moment costs a look at every target."""
         self._wake = trio.Event()
         self.is_banned: Callable[[PeerId], bool] = lambda _: False
         for address in bootstrap:
@@ -151,7 +153,9 @@ class Dialer:
         async with trio.open_nursery() as nursery:
             while True:
                 now = trio.current_time()
-                for peer in [peer for peer, target in self._targets.items() if target.due <= now]:
+                due = [peer for peer, target in self._targets.items() if self._due(target) <= now]
+                random.shuffle(due)  # no order to rely on
+                for peer in sorted(due, key=lambda peer: not self._targets[peer].is_bootstrap):
                     await places.acquire()
                     if not self._wants(peer) or not self._may_dial(self._targets[peer]):
                         places.release()
@@ -174,14 +178,19 @@ class Dialer:
     def _may_dial(self, target: _Target) -> bool:
         """Whether the rate allows this dial now; else it is put off.   [DISC-74]"""
         now = trio.current_time()
+        if self._due(target) > now:
+            return False
         if target.is_bootstrap or self._strangers.take(now):
             return True
-        target.due = now + (1 + random.random()) / SUGGESTED_DIALS_PER_S  # noqa: S311 # no order to rely on
+        self._strangers_at = now + 1 / SUGGESTED_DIALS_PER_S
         return False
+
+    def _due(self, target: _Target) -> Seconds:
+        return target.due if target.is_bootstrap else max(target.due, self._strangers_at)
 
     def _next_due(self) -> Seconds:
         """When the next dial is due; linked peers are not waited for."""
-        due = [target.due for peer, target in self._targets.items() if self._wants(peer)]
+        due = [self._due(target) for peer, target in self._targets.items() if self._wants(peer)]
         return min(due, default=trio.current_time() + MAX_RETRY_S)
 
     async def _dial(self, peer: PeerId, places: trio.Semaphore) -> None:
