@@ -461,7 +461,7 @@ async def test_a_peer_that_dies_or_says_goodbye_is_not_asked() -> None:
 
 @pytest.mark.spec("ID-35")
 async def test_the_load_of_a_peer_is_what_it_said_a_short_while_ago() -> None:
-    async with nodes(ada=Play(n_tokens=10_000)) as (entry, providers):
+    async with nodes(ada=Play(n_tokens=10_000, token_s=1.0)) as (entry, providers):
 
         def shown() -> int | None:
             return entry.entry.peers()[0].n_running
