@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-entry test test-fast check format lock demo bench bench-engine setup setup-serve setup-dev
+.PHONY: help run run-entry test test-fast fuzz check format lock demo bench bench-engine setup setup-serve setup-dev
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -31,6 +31,9 @@ test: setup-dev  ## set everything up and run every test
 
 test-fast: setup-dev  ## the tests that touch no network: a minute
 	$(BIN)/pytest -n 2 --dist loadfile tests/unit tests/property tests/conformance
+
+fuzz: setup-dev  ## the property tests with draws nobody has seen, again and again until one fails or Ctrl-C
+	while $(BIN)/pytest -q -n 2 -m hypothesis --hypothesis-profile=fuzz tests; do :; done
 
 check: setup-dev  ## style, types, import contracts, specs covered by tests, generated files up to date
 	$(BIN)/ruff format --check .

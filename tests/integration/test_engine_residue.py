@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import secrets
 import signal
 from collections.abc import Callable
@@ -78,6 +77,7 @@ async def test_nothing_of_a_finished_request_is_left_in_the_heap(nano: EngineSpe
     async with running(nano) as side:
         for salt in ("", "a salt"):
             canary = f"kanarie {secrets.token_hex(12)} vogel"
+            print("the canary:", canary)
             spelt = spellings(canary, token_ids(canary))
             needles = {name: spelt[name] for name in LIKELY}
             answer, seen = await ask_and_look(side, f"Remember {canary} and tell me about mcd.", salt, needles)
@@ -89,8 +89,8 @@ async def test_nothing_of_a_finished_request_is_left_in_the_heap(nano: EngineSpe
 
 async def test_nothing_of_an_embedded_text_is_left(encoder: EngineSpec) -> None:
     async with running(encoder) as side:
-        choose = random.Random(secrets.randbits(64))
-        canary = " ".join(choose.choices(["mesh", "peer", "cat", "dog", "relay", "stream"], k=20))
+        canary = " ".join(secrets.choice(["mesh", "peer", "cat", "dog", "relay", "stream"]) for _ in range(20))
+        print("the canary:", canary)
         ids = (await side.ask(TokenizeRequest(model="m", text=canary))).ids
         spelt = spellings(canary, tuple(ids))
         needles = {name: spelt[name] for name in LIKELY}

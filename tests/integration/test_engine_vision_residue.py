@@ -65,6 +65,7 @@ async def test_nothing_of_a_picture_is_left(spec: EngineSpec) -> None:
     async with running(spec) as side:
         for salt in ("", "a salt"):
             seed = secrets.randbits(60)
+            print("the picture's seed:", seed)
             needles = forms(seed)
             answer, seen = Answer(), set[str]()
             request, opener = side.seal(seeing("see ", picture(seed, SIDE, SIDE), " now", max_tokens=30), salt=salt)

@@ -6,7 +6,7 @@ from another address and from the flooder's own.
 
 from __future__ import annotations
 
-import os
+import random
 
 import psutil
 import pytest
@@ -44,7 +44,7 @@ async def flood(host: Host, held: list[trio.SocketStream]) -> None:
         for _ in range(N_HALF_OPEN):
             nursery.start_soon(one, b"\x13/multistream/1.0.0\n")
         for _ in range(N_GARBAGE):
-            nursery.start_soon(one, os.urandom(2000))
+            nursery.start_soon(one, random.randbytes(2000))
 
 
 async def honest(host: Host, ip: str) -> float:
