@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,6 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from mcd.cli import client
+from mcd.cli.exits import CommandError
 
 MCD = [sys.executable, "-m", "mcd"]
 START_TIMEOUT_S = 60.0
@@ -42,10 +44,13 @@ class Peer:
         """The daemon's process id."""
         return self.process.pid
 
-    def read(self, command: str, *args: str) -> Any:
-        """The JSON of a read command; raises CalledProcessError while the daemon does not answer."""
-        run = [*MCD, command, *args, "--json", "--home", str(self.home)]
-        return json.loads(subprocess.run(run, capture_output=True, check=True, timeout=30).stdout)
+    def read(self, question: str) -> Any:
+        """What a read command prints with --json, without a process for each look.
+
+        Raises:
+            CommandError: The daemon does not answer.
+        """
+        return client.ask(self.home, question)
 
     def wait(self, ready: Callable[[Any], bool], what: str, timeout_s: float = START_TIMEOUT_S) -> Any:
         """Poll `mcd status` until ``ready`` of its JSON; returns it.
@@ -59,11 +64,11 @@ class Peer:
                 break
             try:
                 status = self.read("status")
-            except subprocess.CalledProcessError:
+            except CommandError:
                 status = None
             if status is not None and ready(status):
                 return status
-            time.sleep(0.1)
+            time.sleep(0.05)
         raise RuntimeError(f"{self.name}: not {what} after {timeout_s:.0f} s\n{self.log()[-3000:]}")
 
     def log(self) -> str:

@@ -24,6 +24,7 @@ import httpx
 import psutil
 import trio
 
+from mcd.cli.exits import CommandError
 from mcd.engine.catalogue import resolve
 from scripts.local_mesh import LocalMesh, Peer, local_mesh, serves
 from tests.bench import load
@@ -177,7 +178,7 @@ def start_up(mesh: LocalMesh, engine: str) -> None:
             url = url or peer.read("status")["http"]
             if httpx.get(f"http://{url}/health", timeout=2).status_code == 200:
                 break
-        except (subprocess.CalledProcessError, httpx.HTTPError):
+        except (CommandError, httpx.HTTPError):
             time.sleep(0.01)
     print(f"  start to /health 200 {time.monotonic() - began:>6.2f} s   (goal <= 3 s)")
     late = mesh.start("late", "--cpu", "--engine", engine)
