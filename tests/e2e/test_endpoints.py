@@ -48,44 +48,44 @@ def test_every_endpoint_over_the_mesh(mesh: LocalMesh, tmp_path: Path) -> None:
 
     direct = Direct(encoder, MEAN)
     expected = [direct.pooled(direct.tokens(text), N_EMBD) for text in TEXTS]
-    client = client_of(entry)
-    for how in ({}, {"encoding_format": "float"}):
-        answer = client.embeddings.create(model="tiny-bert-1", input=TEXTS, **how)  # type: ignore[arg-type]
-        assert answer.usage.prompt_tokens == sum(len(direct.tokens(text)) for text in TEXTS)
-        for item, wanted in zip(answer.data, expected, strict=True):
-            found = np.array(item.embedding)
-            assert found @ wanted / np.linalg.norm(wanted) > 0.9999
-    many = client.embeddings.create(model="tiny-bert-1", input=[direct.tokens(text) for text in TEXTS] * 200)
-    assert len(many.data) == 600
-    assert np.allclose(many.data[4].embedding, answer.data[1].embedding, atol=1e-2)
-    direct.close()
+    with client_of(entry) as client:
+        for how in ({}, {"encoding_format": "float"}):
+            answer = client.embeddings.create(model="tiny-bert-1", input=TEXTS, **how)  # type: ignore[arg-type]
+            assert answer.usage.prompt_tokens == sum(len(direct.tokens(text)) for text in TEXTS)
+            for item, wanted in zip(answer.data, expected, strict=True):
+                found = np.array(item.embedding)
+                assert found @ wanted / np.linalg.norm(wanted) > 0.9999
+        many = client.embeddings.create(model="tiny-bert-1", input=[direct.tokens(text) for text in TEXTS] * 200)
+        assert len(many.data) == 600
+        assert np.allclose(many.data[4].embedding, answer.data[1].embedding, atol=1e-2)
+        direct.close()
 
-    status, ranked = post(entry, "/v1/rerank", model="tiny-bert-4", query="mesh", documents=TEXTS, top_n=2)
-    assert status == 200
-    scores = [result["relevance_score"] for result in ranked["results"]]
-    assert len(scores) == 2
-    assert scores == sorted(scores, reverse=True)
+        status, ranked = post(entry, "/v1/rerank", model="tiny-bert-4", query="mesh", documents=TEXTS, top_n=2)
+        assert status == 200
+        scores = [result["relevance_score"] for result in ranked["results"]]
+        assert len(scores) == 2
+        assert scores == sorted(scores, reverse=True)
 
-    _, tokens = post(entry, "/tokenize", model=CHAT, content="What is mcd?")
-    _, text = post(entry, "/detokenize", model=CHAT, tokens=tokens["tokens"])
-    assert text["content"] == "What is mcd?"
-    messages = [{"role": "user", "content": "What is mcd?"}]
-    _, counted = post(entry, "/v1/tokenize", model=CHAT, messages=messages)
-    chat = client.chat.completions.create(model=CHAT, messages=messages, max_tokens=1)  # type: ignore[arg-type]
-    assert chat.usage is not None
-    assert counted["count"] == chat.usage.prompt_tokens > tokens["count"]
+        _, tokens = post(entry, "/tokenize", model=CHAT, content="What is mcd?")
+        _, text = post(entry, "/detokenize", model=CHAT, tokens=tokens["tokens"])
+        assert text["content"] == "What is mcd?"
+        messages = [{"role": "user", "content": "What is mcd?"}]
+        _, counted = post(entry, "/v1/tokenize", model=CHAT, messages=messages)
+        chat = client.chat.completions.create(model=CHAT, messages=messages, max_tokens=1)  # type: ignore[arg-type]
+        assert chat.usage is not None
+        assert counted["count"] == chat.usage.prompt_tokens > tokens["count"]
 
-    with pytest.raises(openai.BadRequestError) as wrong:
-        client.embeddings.create(model=CHAT, input="hello")
-    assert wrong.value.code == "unsupported_parameter"
-    assert "use a model that does embeddings: tiny-bert-1" in str(wrong.value)
-    with pytest.raises(openai.BadRequestError, match=f"use a model that does chat: {CHAT}"):
-        client.chat.completions.create(model="tiny-bert-1", messages=messages)  # type: ignore[arg-type]
-    with pytest.raises(openai.NotFoundError):
-        client.embeddings.create(model="nobody", input="hello")
-    with pytest.raises(openai.BadRequestError) as long:
-        client.embeddings.create(model="tiny-bert-1", input=["hello", "cat " * 500])
-    assert (long.value.code, long.value.param) == ("context_length_exceeded", "input[1]")
+        with pytest.raises(openai.BadRequestError) as wrong:
+            client.embeddings.create(model=CHAT, input="hello")
+        assert wrong.value.code == "unsupported_parameter"
+        assert "use a model that does embeddings: tiny-bert-1" in str(wrong.value)
+        with pytest.raises(openai.BadRequestError, match=f"use a model that does chat: {CHAT}"):
+            client.chat.completions.create(model="tiny-bert-1", messages=messages)  # type: ignore[arg-type]
+        with pytest.raises(openai.NotFoundError):
+            client.embeddings.create(model="nobody", input="hello")
+        with pytest.raises(openai.BadRequestError) as long:
+            client.embeddings.create(model="tiny-bert-1", input=["hello", "cat " * 500])
+        assert (long.value.code, long.value.param) == ("context_length_exceeded", "input[1]")
     for peer in mesh.peers:
         assert "mesh of" not in peer.log()
         assert TEXTS[1] not in peer.log()
@@ -97,14 +97,13 @@ def test_the_next_provider_answers_when_one_is_killed(mesh: LocalMesh, tmp_path:
     providers = [mesh.start(name, "--cpu", "--model", str(encoder)) for name in ("ada", "bob")]
     by_id = {provider.wait(serves, "serving")["peer_id"]: provider for provider in providers}
     wait_for(entry, "tiny-bert-1", n_providers=2)
-    client = client_of(entry)
     texts = [f"{text} {n} {'cat ' * 100}" for n in range(300) for text in TEXTS]
-    whole = client.embeddings.create(model="tiny-bert-1", input=texts)
 
     def busy() -> Peer | None:
         return next((p for p in by_id.values() if p.read("status")["engines"][0]["n_running"]), None)
 
-    with client, ThreadPoolExecutor(1) as pool:
+    with client_of(entry) as client, ThreadPoolExecutor(1) as pool:
+        whole = client.embeddings.create(model="tiny-bert-1", input=texts)
         later = pool.submit(client.embeddings.with_raw_response.create, model="tiny-bert-1", input=texts)
         while (victim := busy()) is None:
             assert not later.done(), "the engine was never seen at work"
