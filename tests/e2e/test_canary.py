@@ -10,19 +10,22 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import gguf
 import psutil
 import pytest
-from openai import OpenAI
 
 from mcd.engine.catalogue import embedded_path
 from scripts.local_mesh import LocalMesh, Peer, local_mesh, serves
+from tests.e2e.conftest import client_of
 from tests.e2e.memory import engine_pids, readable_engine, search, spellings
 
 LONG = 1500
+MAX_ASKED = 5
+"""On a busy machine an answer may be over before we look."""
 
 
 @pytest.fixture(scope="module")
@@ -71,30 +74,50 @@ def files_of(peer: Peer, folder: Path) -> bytes:
     return b"\0".join([*parts, peer.log_path.read_bytes()])
 
 
+def seen_at_work(
+    provider: Peer, others: Sequence[Peer], ask: Callable[[], Iterator[Any]], needles: dict[str, bytes]
+) -> tuple[set[str], dict[str, set[str]]]:
+    """What is in the engine's memory while it answers, and what in that of ``others`` meanwhile."""
+    worker = engine_pid(provider)
+    in_engine: set[str] = set()
+    for _ in range(MAX_ASKED):
+        stream = ask()
+        next(stream)
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            in_engine = search(worker, needles)
+            elsewhere = {peer.name: search(peer.pid, needles) for peer in others}
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        for _ in stream:
+            pass
+        if in_engine:
+            break
+    return in_engine, elsewhere
+
+
 def test_a_prompt_is_in_the_engine_and_nowhere_else(mesh: LocalMesh) -> None:
     provider, third, entry = start(mesh)
     canary = f"kanarie {secrets.token_hex(12)} vogel"
     needles = spellings(canary, token_ids(canary))
-    client = OpenAI(base_url=entry.url(), api_key="none", max_retries=0, timeout=120)
+    print("the canary:", canary)
     before = set(Path(tempfile.gettempdir()).iterdir())
-    stream = client.chat.completions.create(
-        model="modelcloud-nano",
-        messages=[{"role": "user", "content": f"Remember {canary} and tell me everything about mcd."}],
-        stream=True,
-        max_tokens=LONG,
-        extra_body={"logit_bias": never_ends()},
-    )
-    next(iter(stream))
-    worker = engine_pid(provider)
-    os.kill(worker, signal.SIGSTOP)
-    try:
-        in_engine = search(worker, needles)
-        in_flight = {peer.name: search(peer.pid, needles) for peer in (provider, third)}
-    finally:
-        os.kill(worker, signal.SIGCONT)
-    for _ in stream:
-        pass
-    born = engine_pids(worker)[1:]
+    bias = never_ends()
+    with client_of(entry, 120) as client:
+
+        def ask() -> Iterator[Any]:
+            return iter(
+                client.chat.completions.create(
+                    model="modelcloud-nano",
+                    messages=[{"role": "user", "content": f"Remember {canary} and tell me everything about mcd."}],
+                    stream=True,
+                    max_tokens=LONG,
+                    extra_body={"logit_bias": bias},
+                )
+            )
+
+        in_engine, in_flight = seen_at_work(provider, (provider, third), ask, needles)
+    born = engine_pids(engine_pid(provider))[1:]
     assert len(born) == 2
     assert [search(pid, needles) for pid in born] == [set(), set()], "the prompt was written; nobody needs it there"
     assert "utf-8" in in_engine, "the positive control failed: this test could not find a leak"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import os
 import secrets
 import shutil
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +17,7 @@ from openai import BadRequestError, OpenAI
 from scripts.local_mesh import LocalMesh, Peer, local_mesh, serves
 from tests.e2e.conftest import client_of
 from tests.e2e.memory import readable_engine, search
-from tests.e2e.test_canary import engine_pid, files_of
+from tests.e2e.test_canary import files_of, seen_at_work
 from tests.fakes import gguf_mmproj
 from tests.fakes.pictures import data_url, picture, pixels
 
@@ -51,7 +49,9 @@ class Places:
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
     with local_mesh() as mesh:
-        yield Places(mesh, tmp_path_factory.mktemp("models"))
+        made = Places(mesh, tmp_path_factory.mktemp("models"))
+        with made.client:
+            yield made
 
 
 def asked(client: OpenAI, *parts: Any, model: str = MODEL, **members: Any) -> Any:
@@ -129,21 +129,14 @@ def spelt(seed: int, file: bytes) -> dict[str, bytes]:
 
 def test_a_picture_is_in_the_engine_and_nowhere_else(places: Places) -> None:
     seed = secrets.randbits(60)
+    print("the picture's seed:", seed)
     needles = spelt(seed, picture(seed))
-    stream = asked(places.client, "see ", part(seed), stream=True, max_tokens=600)
-    next(iter(stream))
-    worker = engine_pid(places.sees)
-    os.kill(worker, signal.SIGSTOP)
-    try:
-        in_engine = search(worker, needles)
-        in_flight = {peer.name: search(peer.pid, needles) for peer in (places.sees, places.blind)}
-    finally:
-        os.kill(worker, signal.SIGCONT)
-    for _ in stream:
-        pass
+    peers: list[Peer] = [places.sees, places.blind]
+    in_engine, in_flight = seen_at_work(
+        places.sees, peers, lambda: iter(asked(places.client, "see ", part(seed), stream=True, max_tokens=600)), needles
+    )
     assert {"numbers", "numbers of one colour"} & in_engine, "the positive control failed"
     assert in_flight == {"sees": set(), "blind": set()}
-    peers: list[Peer] = [places.sees, places.blind]
     for peer in peers:
         held = files_of(peer, places.mesh.folder)
         assert [name for name, needle in needles.items() if needle in held] == []
