@@ -64,10 +64,11 @@ async def test_twenty_peers_see_one_another_and_no_bad_record(monkeypatch: pytes
             assert not peer.drops.keys() - {"old"}
             assert peer.count("record_reject") == 0
         victim = peers[-1]
-        ended_s = trio.current_time()
+        ended_s, cpu_s = trio.current_time(), time.process_time()
         nursery.cancel_scope.cancel()
     assert victim.ups
-    assert trio.current_time() - ended_s < 5, "twenty meshes in one process; one alone takes a tenth of a second"
+    assert time.process_time() - cpu_s < 5, "twenty meshes in one process; one alone takes a tenth of a second"
+    assert trio.current_time() - ended_s < 20, "the same where others use the core"
 
 
 async def inject_bad_records(hub: Peer) -> None:
