@@ -11,7 +11,7 @@ import jinja2.ext
 import msgspec
 
 from mcd.api.request import ToolFunction
-from mcd.engine.parsers.families import THINKS, Family, family_of
+from mcd.engine.parsers.families import THINKS, Family, Think, family_of
 from tests.fakes import templates
 
 PARAMETERS: dict[str, Any] = {
@@ -30,7 +30,7 @@ TOOLS = (ToolFunction(name="add", description="d", parameters=msgspec.Raw(json.d
 ENDS = (
     "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|END_OF_TURN_TOKEN|>", "<EOS>", "<turn|>",
     "<|tool_response>", "[e~[", "<seed:eos>", "<end_of_sentence>", "<SPECIAL_12>", "<|role_end|>", "<|end|>\n<EOS>",
-    "<｜end▁of▁sentence｜>", "<|message_sep|>", "<sep>", "<|user|>", "</assistant>",
+    "<｜end▁of▁sentence｜>", "<|message_sep|>", "<sep>", "<|user|>", "</assistant>", "<｜hy_eos:opensource｜>",
 )  # fmt: skip
 
 
@@ -106,7 +106,14 @@ def turn(
         ]
 
     def render(messages: list[dict[str, Any]], *, wants_more: bool) -> str:
-        variables = {"tools": tools, "bos_token": "<BOS>", "eos_token": "<EOS>", "functions": "", **switches}
+        variables = {
+            "tools": tools,
+            "bos_token": "<BOS>",
+            "eos_token": "<EOS>",
+            "functions": "",
+            "datetime": "Jan 02 2026",
+            **switches,
+        }
         return template.render(messages=messages, add_generation_prompt=wants_more, **variables)
 
     user = {"role": "user", "content": "Q"}
@@ -116,14 +123,14 @@ def turn(
     assert family.think is not None
     is_thinking = prompt.rstrip().endswith(family.think.open)
     if not whole.startswith(prompt):
-        prompt, is_thinking = _without_thoughts(prompt), False
+        prompt, is_thinking = _without_thoughts(prompt, family.think), False
     assert whole.startswith(prompt), (prompt[-80:], whole[-400:])
     text = whole[len(prompt) :]
     end = min((at for mark in ENDS if (at := text.find(mark)) >= 0), default=len(text))
     return Turn(family, text[:end], is_thinking=is_thinking, source=templates.source(name))
 
 
-def _without_thoughts(prompt: str) -> str:
+def _without_thoughts(prompt: str, own: Think) -> str:
     """The generation prompt up to where it opens, or opens and closes, thoughts."""
-    starts = [at for think in THINKS if (at := prompt.rfind(think.open)) >= max(0, len(prompt) - 60)]
+    starts = [at for think in (*THINKS, own) if (at := prompt.rfind(think.open)) >= max(0, len(prompt) - 60)]
     return prompt[: min(starts)].rstrip("\n") if starts else prompt

@@ -20,6 +20,7 @@ ARGUMENTS: dict[str, Any] = {"a": 1, "s": 'x"é\\\n<y> {', "o": {"k": [1, True, 
 MORE: dict[str, Any] = {"a": -2, "s": "", "b": False}
 
 WRITERS: dict[str, str] = {
+    "Apertus-8B-Instruct": "apertus",
     "Bielik-11B-v3.0-Instruct": "hermes",
     "ByteDance-Seed-OSS": "seed-oss",
     "Cohere2MoE": "command r7b",
@@ -48,6 +49,7 @@ WRITERS: dict[str, str] = {
     "deepseek-ai-DeepSeek-V3.2": "deepseek v3.2",
     "deepseek-ai-DeepSeek-V4": "deepseek v4",
     "deepseek-ai-DeepSeek-V4-Flash-0731": "deepseek v4",
+    "fireworks-ai-llama-3-firefunction-v2": "firefunction",
     "google-gemma-4-31B-it": "gemma 4",
     "google-gemma-4-31B-it-interleaved": "gemma 4",
     "ibm-granite-granite-4.0": "hermes",
@@ -61,9 +63,12 @@ WRITERS: dict[str, str] = {
     "mistralai-Mistral-Nemo-Instruct-2407": "mistral",
     "moonshotai-Kimi-K2": "kimi k2",
     "openai-gpt-oss-120b": "gpt-oss",
+    "openbmb-MiniCPM5-1B": "minicpm 5",
     "poolside-Laguna-S-2.1": "glm",
+    "tencent-Hy3": "hunyuan 3",
     "unsloth-Apriel-1.5": "apriel",
     "unsloth-mistral-Devstral-Small-2507": "mistral args",
+    "upstage-Solar-Open-100B": "solar open",
 }
 """Templates that write calls themselves, and the family they must be found to be."""
 ONE_CALL_ONLY = ("meta-llama-Llama", "openai-gpt-oss")
@@ -72,7 +77,7 @@ THINKERS = [
     "Bielik-11B-v3.0-Instruct", "ByteDance-Seed-OSS", "Cohere2MoE", "GLM-4.6", "GLM-4.7-Flash", "MiniMax-M2",
     "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "Qwen-Qwen3-0.6B", "Qwen3.5-4B", "Spark2.5", "StepFun3.5-Flash",
     "google-gemma-4-31B-it", "google-gemma-4-31B-it-interleaved", "inclusionai-ling-3.0-flash", "openai-gpt-oss-120b",
-    "poolside-Laguna-S-2.1", "Kimi-K2-Thinking",
+    "poolside-Laguna-S-2.1", "Kimi-K2-Thinking", "tencent-Hy3", "upstage-Solar-Open-100B",
 ]  # fmt: skip
 """Those that also write the thoughts of the turn before a call."""
 

@@ -90,7 +90,7 @@ class CallGrammar:
                 return (), ()  # models quote as Python does, which no grammar of ours does: read, not bound
             case NamedCalls() as syntax if syntax.section:
                 # a call outside its section counts once it names a tool
-                names = [f"{syntax.open}{syntax.name_prefix}{tool.name}" for tool in self._tools]
+                names = [f"{syntax.open}{syntax.name_prefix}{tool.name}" for tool in self._tools if syntax.open]
                 return (syntax.section, *names), ()
             case NamedCalls() as syntax:
                 return (syntax.open,), ()
@@ -131,7 +131,7 @@ class CallGrammar:
 
     def _named_turn(self, syntax: NamedCalls, *, may_repeat: bool) -> str:
         one = self._named(syntax)
-        comma = '"," ' if syntax.body == "python" else ""
+        comma = '"," ' if syntax.between.startswith(",") else ""
         more = f" ({comma}ws {one}){{0,{MAX_CALLS - 1}}}" if may_repeat else ""
         if not syntax.section:
             return f"{one}{more}"
@@ -141,6 +141,8 @@ class CallGrammar:
         bodies = []
         for tool in self._tools:
             head = literal(syntax.open + syntax.name_prefix + tool.name)
+            if syntax.id_end:
+                head = f"{literal(syntax.open)} [a-zA-Z0-9_-]{{1,32}} {literal(syntax.id_end + tool.name)}"
             if syntax.has_index:
                 head += ' ":" [0-9]{1,3}'
             if syntax.id_mark:

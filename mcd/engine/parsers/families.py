@@ -61,6 +61,8 @@ class Parameters(msgspec.Struct, frozen=True):
     """Stands between key and AFTER_KEY for a string and says so."""
     other_mark: str = ""
     """The same for any other value."""
+    wrap: tuple[str, str] = ("", "")
+    """May stand around a value, and is no part of it."""
 
 
 class NamedCalls(msgspec.Struct, frozen=True):
@@ -76,6 +78,8 @@ class NamedCalls(msgspec.Struct, frozen=True):
     """Written before the name and no part of it."""
     has_index: bool = False
     """The name ends in ``:NUMBER``, and all of it is the call's id."""
+    id_end: str = ""
+    """Between OPEN and this stands the call's id."""
     id_mark: str = ""
     """Instead of AFTER_NAME this and an id may follow the name, then AFTER_NAME."""
     between: str = ""
@@ -108,6 +112,7 @@ THINKS = (
     Think("<|START_THINKING|>", "<|END_THINKING|>", anywhere=True),
     Think("<seed:think>", "</seed:think>"),
     Think("<|channel>thought", "<channel|>", anywhere=True),
+    Think("<|inner_prefix|>", "<|inner_suffix|>", anywhere=True),
     Think("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
 )
 HARMONY_THINK = Think("<|channel|>analysis<|message|>", "<|end|>", anywhere=True)
@@ -123,6 +128,10 @@ _DSML = Parameters(
 )
 _ARG_KEYS = Parameters("<arg_key>", "</arg_key>", "</arg_value>", value_open="<arg_value>")
 _BARE = JsonCalls("<|python_tag|>", "", is_bare_too=True, arguments_key="parameters", between="; ")
+_HUNYUAN = Parameters(
+    "<arg_key:opensource>", "</arg_key:opensource>", "</arg_value:opensource>", value_open="<arg_value:opensource>"
+)
+_PARAM = Parameters('<param name="', '">', "</param>", between="", wrap=("<![CDATA[", "]]>"))
 _DEEPSEEK = ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>")
 
 
@@ -232,6 +241,52 @@ FAMILIES: tuple[Family, ...] = (
         ("<|tool_call_start|>",),
         NamedCalls("", "(", ")", "python", "<|tool_call_start|>[", "]<|tool_call_end|>", between=", "),
     ),
+    Family(
+        "hunyuan 3",
+        ("<tool_calls{}>", "':opensource'"),
+        NamedCalls(
+            "<tool_call:opensource>",
+            "<tool_sep:opensource>\n",
+            "</tool_call:opensource>",
+            _HUNYUAN,
+            "<tool_calls:opensource>",
+            "</tool_calls:opensource>",
+            between="\n",
+            after_section="\n",
+        ),
+        Think("<think:opensource>", "</think:opensource>"),
+    ),
+    Family(
+        "solar open",
+        ("<|tool_call:begin|>", "<|tool_call:name|>"),
+        NamedCalls(
+            "<|tool_call:begin|>",
+            "<|tool_call:args|>",
+            "<|tool_call:end|>",
+            section="<|tool_calls|>",
+            section_close="<|calls|>",
+            id_end="<|tool_call:name|>",
+        ),
+        Think("<|think|>", "<|end|>"),
+        drops=("<|begin|>assistant", "<|content|>"),
+        ids="own",
+    ),
+    Family(
+        "apertus",
+        ("<|tools_prefix|>",),
+        NamedCalls(
+            "",
+            '": ',
+            "}",
+            section="<|tools_prefix|>[",
+            section_close="]<|tools_suffix|>",
+            name_prefix='{"',
+            between=", ",
+        ),
+    ),
+    Family(
+        "minicpm 5", ('<function name="', '<param name="'), NamedCalls('<function name="', '">', "</function>", _PARAM)
+    ),
     Family("functionary 3.1", ("<function=", "</function>"), NamedCalls("<function=", ">", "</function>")),
     Family("nemotron", ("<TOOLCALL>",), JsonCalls("<TOOLCALL>", "</TOOLCALL>", is_list=True, between=", ")),
     Family(
@@ -304,6 +359,7 @@ FAMILIES: tuple[Family, ...] = (
             pad="\n```json\n",
         ),
     ),
+    Family("firefunction", ("functools[",), JsonCalls("functools", "", is_list=True, between=", ")),
     Family("llama 3", ("<|start_header_id|>",), _BARE, drops=("<|python_tag|>",)),
     Family("plain", (), _BARE),
 )
@@ -322,7 +378,8 @@ def family_of(template: str) -> Family:
 def may_think(family: Family, template: str) -> bool:
     """Whether the template knows of thoughts at all."""
     assert family.think is not None
-    return family.think.open in template or family.think.close in template
+    has_own = any(own.name == family.name and own.think is not None for own in FAMILIES)
+    return has_own or family.think.open in template or family.think.close in template
 
 
 def thinking_after(family: Family, prompt: str) -> Thinking:
@@ -346,7 +403,8 @@ def marks(family: Family) -> str:
             texts += [calls.open, calls.close]
         case NamedCalls() as calls:
             texts += [calls.open, calls.after_name, calls.close, calls.section, calls.section_close]
-            texts += [calls.name_prefix, calls.id_mark, '<|"|>' if calls.body == "gemma" else ""]
+            texts += [calls.name_prefix, calls.id_mark, calls.id_end, '<|"|>' if calls.body == "gemma" else ""]
             if isinstance(calls.body, Parameters):
                 texts += [calls.body.open, calls.body.after_key, calls.body.value_open, calls.body.close]
+                texts += calls.body.wrap
     return "\0".join(texts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from mcd.engine.parsers.call_stream import MAX_NAME_CHARS, CallStream
-from mcd.engine.parsers.cursor import Cursor, Markers, Reader, choose, skip_space, until
+from mcd.engine.parsers.cursor import Cursor, Markers, Reader, choose, run_to_end, skip_space, until
 from mcd.engine.parsers.families import NamedCalls, Parameters
 from mcd.engine.parsers.json_calls import json_arguments
 from mcd.engine.parsers.kinds import ParameterKinds, python_to_json, to_json
@@ -76,6 +76,7 @@ def _named_call(cursor: Cursor, syntax: NamedCalls, calls: CallStream, *, is_sur
 
 def _name(cursor: Cursor, syntax: NamedCalls) -> Reader[tuple[str, str] | None]:
     """Name and, where one is written, id of a call."""
+    own_id = yield from _id_before(cursor, syntax)
     ends = [syntax.after_name.strip() or syntax.after_name, syntax.id_mark]
     if isinstance(syntax.body, Parameters):
         ends += [syntax.body.open, syntax.close]
@@ -95,7 +96,7 @@ def _name(cursor: Cursor, syntax: NamedCalls) -> Reader[tuple[str, str] | None]:
     written = "".join(parts).strip()
     if found is None or len(written) > MAX_NAME_CHARS:
         return None
-    own_id = written
+    own_id = own_id or written
     if found.marker == syntax.id_mark and syntax.id_mark:
         ids: list[str] = []
         yield from until(cursor, Markers([syntax.after_name]), ids.append)
@@ -108,6 +109,19 @@ def _name(cursor: Cursor, syntax: NamedCalls) -> Reader[tuple[str, str] | None]:
     if syntax.has_index:
         name = name.rpartition(":")[0] or name
     return (name, own_id) if name and not any(char.isspace() for char in name) else None
+
+
+def _id_before(cursor: Cursor, syntax: NamedCalls) -> Reader[str]:
+    """The id that stands before the name, where one does."""
+    if not syntax.id_end:
+        return ""
+    parts: list[str] = []
+    reader = until(cursor, Markers((syntax.id_end,)), parts.append)
+    while not run_to_end(reader):
+        if sum(map(len, parts)) > MAX_NAME_CHARS:
+            return ""
+        yield
+    return "".join(parts).strip()[:MAX_NAME_CHARS]
 
 
 def _parameters(
@@ -147,7 +161,8 @@ def _unquoted_value(cursor: Cursor, form: Parameters, calls: CallStream, kinds: 
     """A string leaves as it comes; another value once it is whole, as only then its kind is sure."""
     if form.pad:
         yield from choose(cursor, (form.pad,))
-    close = Markers((form.close,))
+    is_wrapped = bool(form.wrap[0]) and (yield from choose(cursor, form.wrap[:1])) is not None
+    close = Markers((form.wrap[1] + form.close if is_wrapped else form.close,))
     if kinds == {"string"}:
         calls.add('"')
         found = yield from until(cursor, close, lambda text: calls.add(_escaped(text)), trims=form.pad)
