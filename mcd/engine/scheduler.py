@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 
 from mcd.engine.batch import ROW_STEP, WIDE_STEP, Batch, n_padding
@@ -12,7 +11,7 @@ from mcd.engine.measure import Tuned
 from mcd.engine.model import N_BATCH, Context, Model
 from mcd.engine.pace import Pace
 from mcd.engine.sequence import Sequence
-from mcd.engine.slots import share_prefill
+from mcd.engine.slots import in_turn, share_prefill
 from mcd.engine.spans import next_span, position
 from mcd.engine.tidy import Tidy
 from mcd.engine.vision import Vision
@@ -57,7 +56,7 @@ class Scheduler:
             checkpoint_bytes=checkpoint_bytes,
         )
         self._tidy = Tidy(context, self._batch, self.kv, vision)
-        self._waiting: deque[Sequence] = deque()
+        self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
         self._max_prefill_rows = MAX_PREFILL_ROWS
         self._pays_padding = False
@@ -148,26 +147,25 @@ class Scheduler:
     # --- one step ---
 
     def _admit(self, now: Seconds) -> None:
-        held: list[Sequence] = []
-        while self._waiting and self.n_running < len(self.kv.slots):
-            sequence = self._waiting.popleft()
+        if not self._waiting or self.n_running == len(self.kv.slots):
+            return
+        turns = in_turn([s.job.id for s in self._waiting], [s.job.id for s in self._running])
+        for sequence in [self._waiting[index] for index in turns]:
             key = cache_key(sequence)
             if self.kv.should_wait(sequence.prompt, key):
-                held.append(sequence)
                 continue
             may_be_reused = bool(sequence.job.cache_salt) or sequence.job.request.n > 1
             slot = self.kv.admit(
                 sequence.prompt, sequence.limit, key, now, may_be_reused=may_be_reused, spans=sequence.spans
             )
             if slot is None:
-                held.append(sequence)
-                break  # in order of arrival: a large request must not starve behind small ones
+                return  # nobody overtakes: a large request must not starve behind small ones
+            self._waiting.remove(sequence)
             sequence.slot = slot
             sequence.n_cached = len(slot.tokens)
             if self._context.samples_in_graph and sequence.n_logprobs < 0:
                 sequence.sampler.attach(self._context.handle, slot.index)
             self._running.append(sequence)
-        self._waiting.extendleft(reversed(held))
 
     def _look(self, now: Seconds) -> bool:
         """Compute one picture, of whom came first among those that have come to one; False when none has.

@@ -13,6 +13,7 @@ parts from one seen before, and every CHECKPOINT_TOKENS.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -200,6 +201,20 @@ def share_prefill(left: Sequence[int], n_rows: int) -> list[tuple[int, int]]:
         shares[index] += more
         n_rows -= more
     return [(index, n) for index, n in shares.items() if n]
+
+
+def in_turn(waiting: Sequence[int], running: Sequence[int]) -> list[int]:
+    """Indices of ``waiting`` in the order of their turns; both hold the request of each sequence.
+
+    The request with the fewest slots first, then in order of arrival: sixteen choices of one request do not stand
+    before the first of the next.
+    """
+    n_slots = Counter(running)
+    ranks = []
+    for request in waiting:
+        ranks.append(n_slots[request])
+        n_slots[request] += 1
+    return sorted(range(len(waiting)), key=ranks.__getitem__)
 
 
 def _promise(slot: Slot, prompt: list[int], cuts: Cuts) -> int:

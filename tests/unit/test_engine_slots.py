@@ -13,6 +13,7 @@ from mcd.engine.slots import (
     Cuts,
     Slot,
     common_prefix,
+    in_turn,
     marks_of,
     must_hold,
     place,
@@ -246,3 +247,9 @@ def test_every_row_is_used_and_none_twice(left: list[int], n_rows: int) -> None:
     assert sum(shares.values()) == min(sum(left), n_rows)
     assert all(0 < n <= left[index] for index, n in shares.items())
     assert shares.get(0, 0) >= min(left[0], n_rows // 2)
+
+
+def test_further_choices_of_a_request_do_not_stand_before_the_first_of_another() -> None:
+    assert in_turn([7, 7, 7, 8, 9], [7]) == [3, 4, 0, 1, 2]
+    assert in_turn([7, 7, 8, 8], []) == [0, 2, 1, 3]
+    assert in_turn([5, 6, 7], [1, 2]) == [0, 1, 2]
