@@ -293,10 +293,13 @@ class Engine(Protocol):
         """Certificate and current key configs; empty configs while not ready."""
         ...
 
-    def submit(self, request: EngineRequest) -> AbstractAsyncContextManager[EngineAnswer]:
+    def submit(
+        self, request: EngineRequest, on_computed: Callable[[], None] = ...
+    ) -> AbstractAsyncContextManager[EngineAnswer]:
         """Run one request. Leaving the context early drops it in the engine within one decode step: no end is sealed.
 
-        A model that is asleep is loaded first; entering the context then takes that long.
+        A model that is asleep is loaded first; entering the context then takes that long. ``on_computed`` is called
+        when its slots are free, which may be long before the consumer has taken the last event.
 
         Raises (on entering or iterating):
             RefusedError: KEY_UNKNOWN, EXPIRED, REPLAY, BUSY, TOO_LARGE or LOADING; nothing was computed.

@@ -201,10 +201,12 @@ class EngineProcess:
         return True
 
     @asynccontextmanager
-    async def submit(self, request: EngineRequest) -> AsyncIterator[EngineAnswer]:
+    async def submit(
+        self, request: EngineRequest, on_computed: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[EngineAnswer]:
         """Run one request; see `ports.Engine.submit`."""
         life = await self._ready_life()
-        request_id, events = await life.open(request)
+        request_id, events = await life.open(request, on_computed)
         try:
             self.used_at = self._clock.now()
             yield events

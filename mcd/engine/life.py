@@ -62,10 +62,11 @@ class Waking:
 class _Inbox:
     """Where one request's frames go. Owner: Life."""
 
-    __slots__ = ("channel", "n_bytes")
+    __slots__ = ("channel", "n_bytes", "on_computed")
 
-    def __init__(self, channel: trio.MemorySendChannel[ToDaemon]) -> None:
+    def __init__(self, channel: trio.MemorySendChannel[ToDaemon], on_computed: Callable[[], None]) -> None:
         self.channel = channel
+        self.on_computed = on_computed
         self.n_bytes = 0
 
 
@@ -107,7 +108,7 @@ class Life:
 
     # --- requests ----------------------------------------------------------------------------------------------
 
-    async def open(self, request: EngineRequest) -> tuple[int, RequestEvents]:
+    async def open(self, request: EngineRequest, on_computed: Callable[[], None]) -> tuple[int, RequestEvents]:
         """Submit a request; its events. Every `open` is followed by one `close`.
 
         Raises:
@@ -115,7 +116,7 @@ class Life:
         """
         request_id = next(self._ids)
         send, receive = trio.open_memory_channel[ToDaemon](math.inf)
-        self._requests[request_id] = _Inbox(send)
+        self._requests[request_id] = _Inbox(send, on_computed)
         try:
             await self.child.post_large(
                 Submit(request_id, request.header, request.sealed, request.max_output_tokens, request.resume_from)
@@ -256,3 +257,5 @@ class Life:
             raise RemoteProtocolError("the worker sent a longer answer than the wire allows")
         with contextlib.suppress(trio.BrokenResourceError):
             inbox.channel.send_nowait(frame)
+        if isinstance(frame, Finished | Refused | Failed):
+            inbox.on_computed()

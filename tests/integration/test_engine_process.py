@@ -49,6 +49,18 @@ async def test_events_come_in_the_ports_order(hello: EngineSpec) -> None:
         assert 3 <= len([delta for delta in answer.deltas if delta.tokens]) <= 5  # 10 tokens in 0.2 s, each 100 ms
 
 
+@pytest.mark.spec("EX-34")
+async def test_a_slot_is_free_before_its_answer_has_been_taken(hello: EngineSpec) -> None:
+    async with running(hello) as side:
+        request, opener = side.seal(chat("slow"))
+        computed, answer = trio.Event(), Answer()
+        async with side.engine.submit(request, computed.set) as events:
+            await computed.wait()
+            async for event in events:
+                side.take(answer, opener, event)
+        assert answer.text == "one two three four five six seven eight nine ten"
+
+
 async def test_hundred_streams_of_fifty_tokens_a_second(hello: EngineSpec) -> None:
     async with running(hello) as side:
         assert side.engine.pid is not None

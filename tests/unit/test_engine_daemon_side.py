@@ -164,7 +164,7 @@ class _Mute:
 async def test_a_long_answer_may_end_all_at_once() -> None:
     """The end padding of an answer of two minutes has 350 frames, which no credit holds back: it ended the engine."""
     life = Life(_Mute(), lambda key: b"", RealClock())  # type: ignore[arg-type]
-    request_id, events = await life.open(EngineRequest(b"", b"", 0))
+    request_id, events = await life.open(EngineRequest(b"", b"", 0), lambda: None)
     life._handle([Chunk(request_id, bytes(85), 0)] * 3000)
     life._handle([Finished(request_id, b"end", b"receipt", 1, 2)])
     got = [event async for event in events]
@@ -172,7 +172,7 @@ async def test_a_long_answer_may_end_all_at_once() -> None:
     assert isinstance(got[-1], EngineFinished)
     life.close(request_id, events)
 
-    request_id, events = await life.open(EngineRequest(b"", b"", 0))
+    request_id, events = await life.open(EngineRequest(b"", b"", 0), lambda: None)
     life._handle([Chunk(request_id, bytes(MAX_ANSWER_BYTES), 0)])
     with pytest.raises(RemoteProtocolError):
         life._handle([Chunk(request_id, b"x", 0)])
