@@ -89,8 +89,10 @@ class Daemon:
         self._directory = Directory(mesh.peer_id, config.network)
         self._engines = _engines(config, key, clock, log)
         self._fleet = Fleet(self._engines, clock=clock, use_gpu=config.device == "gpu")
-        self._provider = Provider(self._engines, clock)
-        self._announcer = Announcer(config, key, mesh, self._engines, clock, self._directory.set_own)
+        self._provider = Provider(self._engines, clock, mesh)
+        self._announcer = Announcer(
+            config, key, mesh, self._engines, clock, self._directory.set_own, self._provider.statuses
+        )
         self._probe = Probe(mesh, self._directory, config.network, clock, log)
         self._router = Router(self._directory, mesh, clock, SystemRandom())
         self._session = Session(mesh, Keyring(self._probe, clock), clock)
@@ -202,7 +204,7 @@ class Daemon:
             n_links=len(self._mesh.links()),
             n_peers=len(self._directory.peers(now_ms)),
             n_models=len(self._directory.snapshot(now_ms).by_alias),
-            engines=tuple(engine.status() for engine in self._engines),
+            engines=tuple(self._provider.statuses()),
             n_requests=answered.n_requests,
             n_failed=answered.n_failed,
             n_served=served.n_finished,

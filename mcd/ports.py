@@ -110,6 +110,10 @@ class Mesh(Protocol):
         """Every live connection, one entry a peer."""
         ...
 
+    def address_of(self, peer_id: PeerId) -> str:
+        """The public address that a linked peer has now: IPv4, or IPv6 /64; empty where it has none."""
+        ...
+
     async def connect(self, peer_id: PeerId, addresses: Sequence[str]) -> None:
         """Dial unless connected. At most 5 s.
 

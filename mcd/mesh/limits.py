@@ -222,3 +222,12 @@ def network_of(address: str) -> str:
             return str(ip.ipv4_mapped)
         return str(ipaddress.ip_network((ip, 64), strict=False))
     return str(ip)
+
+
+def public_network_of(address: str) -> str:
+    """`network_of` an address of the Internet, else empty: behind one of our own net may be anybody's machines."""
+    network = network_of(address)
+    try:
+        return network if ipaddress.ip_network(network).is_global else ""
+    except ValueError:
+        return ""

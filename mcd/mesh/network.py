@@ -19,7 +19,7 @@ from mcd.mesh.gossip import Gossip
 from mcd.mesh.host import Host, Started
 from mcd.mesh.intake import Intake, Judge
 from mcd.mesh.lan import Lan, Presence
-from mcd.mesh.limits import Limits
+from mcd.mesh.limits import Limits, public_network_of
 from mcd.mesh.record_exchange import RecordExchange
 from mcd.mesh.supervise import supervise
 from mcd.ports import Clock, Link, Stream, StreamHandler
@@ -117,6 +117,10 @@ class Libp2pMesh:
     def links(self) -> Sequence[Link]:
         """Every live connection, one entry a peer."""
         return self._host.links()
+
+    def address_of(self, peer_id: PeerId) -> str:
+        """The public address of a linked peer."""
+        return public_network_of(self._ip_of(peer_id))
 
     async def connect(self, peer_id: PeerId, addresses: Sequence[str]) -> None:
         """Dial a peer unless connected."""

@@ -31,6 +31,11 @@ MIN_TOKENS_PER_S = 1.0
 MAX_LOAD_S = 90.0
 """A request is held while a model loads that takes at most this long; the entry knew it from the record and chose us
 all the same. A refusal would send it on to wake the next provider's model as well."""
+MAX_HELD_S = 100.0
+"""An accepted request is held for a slot this long, as long as any wait that we may announce (MAX_LOAD_S and
+MAX_QUEUE_S): its seal lives 120 s, and whoever still waits then is better off elsewhere.   [EX-37]"""
+MAX_HELD_BYTES = 64 * 1024 * 1024
+"""Sealed requests in line of one engine, together: seven of the largest, thousands of the usual.   [EX-38]"""
 RETRY_RESTART_S = 2.0
 """A crashed engine is back within this, model loading aside."""
 RETRY_DOWN_S = 60.0
@@ -48,14 +53,22 @@ class Ask(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct, frozen=True):
-    """Exchanges open here now, counted by the server itself; an engine's own counts lag behind."""
+    """What is under way here now, as it concerns one that asks; an engine's own counts lag behind."""
 
-    n_running: int
-    """Handed to the engine and not ended."""
-    n_waiting: int
-    """Accepted, waiting for a place in the engine."""
-    n_of_peer: int
-    """Open from the asking peer, this one not counted."""
+    n_open: int
+    """Accepted and not over."""
+    n_of_asker: int
+    """Of them the asker's, or its address's."""
+    n_ahead: int
+    """Who would have their turn before it."""
+    may_begin: bool
+    """A slot is free for it now."""
+    n_hoped_for: int
+    """Slots of which one must come free: all, or those of its address if that may have no more."""
+    held_s: Seconds = 0.0
+    """How long those who run have had their slots, on the mean."""
+    n_held_bytes: int = 0
+    """Sealed requests in line."""
 
 
 class Accept(msgspec.Struct, frozen=True):
@@ -94,7 +107,7 @@ class Admission:
         Args:
             max_running: Requests in the engine at once, its slots.
             max_waiting: Accepted requests beyond those.
-            per_peer: Most of both together for one entry, so that one cannot take every place.
+            per_peer: Most of both together for one entry or address, so that one cannot take every place.
         """
         self.max_running = max(1, max_running)
         self.max_waiting = max_waiting
@@ -124,17 +137,23 @@ class Admission:
         return place
 
     def _find_place(self, status: EngineStatus, load: Load, ask: Ask) -> Decision:
-        service_s = self.service_s(status, ask)
-        if load.n_of_peer >= self.per_peer:
-            return Refuse(RefuseReason.PEER_LIMIT, self._slot_wait_s(1, service_s))
-        n_free = self.max_running - load.n_running
-        if load.n_waiting < n_free:
+        slot_s = self.wait_s(status, msgspec.structs.replace(load, n_ahead=0), ask)
+        if load.n_of_asker >= self.per_peer:
+            return Refuse(RefuseReason.PEER_LIMIT, slot_s)
+        is_full = load.n_open >= self.max_running + self.max_waiting
+        if load.may_begin and not load.n_ahead and not is_full:
             return Accept(position=0, queue_s=0.0)
-        n_ahead = load.n_waiting - max(0, n_free)
-        queue_s = self._slot_wait_s(n_ahead + 1, service_s)
-        if load.n_waiting >= self.max_waiting or queue_s > MAX_QUEUE_S:
-            return Refuse(RefuseReason.BUSY, max(self._slot_wait_s(1, service_s), queue_s - MAX_QUEUE_S))
-        return Accept(position=n_ahead + 1, queue_s=queue_s)
+        queue_s = self.wait_s(status, load, ask)
+        if is_full or queue_s > MAX_QUEUE_S or load.n_held_bytes + ask.n_sealed_bytes > MAX_HELD_BYTES:
+            return Refuse(RefuseReason.BUSY, max(slot_s, queue_s - MAX_QUEUE_S))
+        return Accept(position=load.n_ahead + 1, queue_s=queue_s)
+
+    def wait_s(self, status: EngineStatus, load: Load, ask: Ask) -> Seconds:
+        """Expected wait for a slot: of S running requests one ends every service/S.   [EX-36]
+
+        Requests that have run for longer than was usual of late are no usual requests.
+        """
+        return (load.n_ahead + 1) * max(self.service_s(status, ask), load.held_s) / load.n_hoped_for
 
     def service_s(self, status: EngineStatus, ask: Ask) -> Seconds:
         """How long a request holds a slot: as observed lately, else from the engine's measured speeds."""
@@ -145,10 +164,6 @@ class Admission:
             n_output_tokens = 0
         prefill_s = ask.n_sealed_bytes / BYTES_PER_TOKEN / max(MIN_TOKENS_PER_S, status.prefill_tokens_per_s)
         return prefill_s + n_output_tokens / max(MIN_TOKENS_PER_S, status.output_tokens_per_s)
-
-    def _slot_wait_s(self, n_slots_needed: int, service_s: Seconds) -> Seconds:
-        """Expected wait until that many slots have come free: with S requests running, one ends every service/S."""
-        return n_slots_needed * service_s / self.max_running
 
 
 def is_too_large(status: EngineStatus, ask: Ask) -> bool:

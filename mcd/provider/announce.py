@@ -58,14 +58,26 @@ class Announcer:
         engines: Sequence[Engine],
         clock: Clock,
         on_change: Callable[[SignedRecord], None],
+        statuses: Callable[[], Sequence[EngineStatus]],
     ) -> None:
-        """``on_change`` hears of every new record of ours, so that our own engines are routed to like any other."""
+        """Begin without a record.
+
+        Args:
+            config: Our name and network.
+            key: Signs the records.
+            mesh: Spreads them.
+            engines: What is announced.
+            clock: Times of records.
+            on_change: Hears of every new record of ours, so that our own engines are routed to like any other.
+            statuses: The engines' statuses, with those who wait for a slot.
+        """
         self._config = config
         self._key = key
         self._mesh = mesh
         self._engines = tuple(engines)
         self._clock = clock
         self._on_change = on_change
+        self._statuses = statuses
         self._seq = 0
         self._record: Record | None = None
         self._signed = b""
@@ -142,7 +154,7 @@ class Announcer:
             request = await _read_request(stream)
             engines = [engine for engine in self._engines if engine.status().state in SERVABLE][:MAX_MODELS]
             keys = [engine.keys() for engine in engines]
-            loads = [_load(engine.status()) for engine in engines]
+            loads = [_load(status) for status in self._statuses() if status.state in SERVABLE][:MAX_MODELS]
             reply = info.answer(request, self.signed_record(), keys, loads)
             await stream.send(frame(encode_info(reply)))
             await stream.close()

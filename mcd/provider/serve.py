@@ -1,4 +1,4 @@
-"""One inbound exchange: read the request, admit or refuse it, feed the engine, pass its sealed frames on.
+"""One inbound exchange: read the request, admit or refuse it, hold it until it has a slot, pass the engine's frames on.
 
 This process never holds more than ciphertext: it reads the clear header to find the engine, and the engine opens
 the envelope. An import contract keeps `mcd.wire.envelope` out of this room.
@@ -7,9 +7,9 @@ the envelope. An import contract keeps `mcd.wire.envelope` out of this room.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 import trio
 
@@ -36,13 +36,16 @@ from mcd.ports import (
     EngineFinished,
     EngineRequest,
     EngineStarted,
+    EngineStatus,
+    Mesh,
     Stream,
 )
-from mcd.provider.admission import Admission, Ask, Decision, Load, Refuse
+from mcd.provider.admission import MAX_HELD_S, Ask, Refuse
+from mcd.provider.desk import Desk
+from mcd.provider.turns import Turn
 from mcd.provider.uploads import Upload, Uploads
 from mcd.wire.header import decode_header
 from mcd.wire.messages import (
-    MAX_QUEUE_MS,
     Abort,
     AbortCode,
     Chunk,
@@ -56,12 +59,6 @@ from mcd.wire.messages import (
     Waiting,
 )
 
-MAX_WAITING_PER_SLOT = 2
-"""Queue places for each slot; admission refuses sooner when the wait grows long."""
-MAX_PER_PEER = 256
-"""Exchanges one entry may have open here: it may front for a whole team."""
-PEER_SHARE_PERCENT = 75
-"""Of all places, what one entry may hold at most: the rest is for others.   [EX-26]"""
 SEND_STALL_S = 90.0
 """An entry that takes no message for so long computes for nobody; its own client has 60 s to read (09).   [EX-28]"""
 LIFE_SIGN_S = 4.0
@@ -82,36 +79,19 @@ class Served:
         self.outcomes: Counter[str] = Counter()
 
 
-class _Desk:
-    """One engine, who may use it, and how much of it is in use. Owner: Provider."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.admission = Admission(1, 0, 1)
-        self.open: Counter[PeerId] = Counter()
-
-    def decide(self, peer_id: PeerId, ask: Ask) -> Decision:
-        status = self.engine.status()
-        self.admission.max_running = n_slots = max(1, status.n_slots)
-        self.admission.max_waiting = n_waiting = MAX_WAITING_PER_SLOT * n_slots
-        self.admission.per_peer = min(MAX_PER_PEER, (n_slots + n_waiting) * PEER_SHARE_PERCENT // 100)
-        n_open = self.open.total()
-        n_running = min(n_open, self.admission.max_running)
-        load = Load(n_running, n_open - n_running, self.open[peer_id])
-        decision = self.admission.decide(status, load, ask)
-        if status.state == "asleep" and isinstance(decision, Refuse) and decision.reason is RefuseReason.LOADING:
-            self.engine.wake()  # who asks again finds it loaded
-        return decision
-
-
 class Provider:
     """Serves the exchange protocol with our engines. One per daemon."""
 
-    def __init__(self, engines: Sequence[Engine], clock: Clock) -> None:
+    def __init__(self, engines: Sequence[Engine], clock: Clock, mesh: Mesh) -> None:
         self.served = Served()
         self._uploads = Uploads()
-        self._desks = [_Desk(engine) for engine in engines]
+        self._desks = [Desk(engine, clock, mesh.peer_id) for engine in engines]
         self._clock = clock
+        self._address_of = mesh.address_of
+
+    def statuses(self) -> Sequence[EngineStatus]:
+        """Of all engines, those counted that wait here for a slot."""
+        return [desk.status() for desk in self._desks]
 
     def leave(self) -> None:
         """Refuse every new request from now on."""
@@ -158,7 +138,8 @@ class Provider:
     async def _quote(self, talk: Conversation, peer_id: PeerId, message: QuoteRequest) -> None:
         ask = Ask(message.n_prompt_bytes, message.max_output_tokens)
         desk = self._desk(message.model_digest)
-        decision = desk.decide(peer_id, ask) if desk is not None else Refuse(RefuseReason.MODEL_UNKNOWN)
+        turn = Turn(peer_id, self._address_of(peer_id), message.n_prompt_bytes, trio.Event().set)
+        decision = desk.decide(turn, ask) if desk is not None else Refuse(RefuseReason.MODEL_UNKNOWN)
         if isinstance(decision, Refuse):
             await talk.send(decision.message())
         else:
@@ -172,19 +153,18 @@ class Provider:
         desk = self._desk(header.model_digest)
         if desk is None:
             return await self._refuse(talk, Refuse(RefuseReason.MODEL_UNKNOWN))
-        decision = desk.decide(peer_id, Ask(len(request.sealed), request.max_output_tokens, request.resume_from))
+        ask = Ask(len(request.sealed), request.max_output_tokens, request.resume_from)
+        called = trio.Event()
+        turn = Turn(peer_id, self._address_of(peer_id), ask.n_sealed_bytes, called.set)
+        decision = desk.decide(turn, ask)
         if isinstance(decision, Refuse):
             return await self._refuse(talk, decision)
-        await talk.send(decision.message())
-        desk.open[peer_id] += 1
-        began, was_cold = self._clock.now(), desk.engine.status().state != "ready"
+        desk.enter(turn)
         try:
-            return await self._work(talk, desk, request)
+            await talk.send(decision.message())
+            return await self._work(talk, desk, _Held(request, ask, turn, called))
         finally:
-            if not was_cold:  # loading is not what holding a slot takes
-                desk.admission.observe(self._clock.now() - began)
-            desk.open[peer_id] -= 1
-            desk.open += Counter()  # drops peers with nothing open
+            desk.leave(turn)
 
     async def _refuse(self, talk: Conversation, refuse: Refuse) -> Abort | None:
         self._count_refusal(refuse)
@@ -195,12 +175,12 @@ class Provider:
     def _count_refusal(self, refuse: Refuse) -> None:
         self.served.outcomes[f"refused_{refuse.reason.name.lower()}"] += 1
 
-    def _desk(self, digest: bytes) -> _Desk | None:
+    def _desk(self, digest: bytes) -> Desk | None:
         return next((desk for desk in self._desks if desk.engine.status().digest == digest), None)
 
     # --- the work --------------------------------------------------------------------------------------------
 
-    async def _work(self, talk: Conversation, desk: _Desk, request: Request) -> Abort | None:
+    async def _work(self, talk: Conversation, desk: Desk, held: _Held) -> Abort | None:
         """Run the engine while watching the entry: its end or a time-out drops the answer at once, a Cancel ends it.
 
         Errors are carried out of the nursery by hand, because it would wrap them in a group that nobody catches.
@@ -214,10 +194,10 @@ class Provider:
         faults: list[PeerError | LocalProtocolError] = []
         watch = _Watch(talk, faults)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._prove_life, talk, desk.engine)
+            nursery.start_soon(self._prove_life, talk, desk, held)
             nursery.start_soon(watch.run, nursery.cancel_scope)
             try:
-                last = await self._pass_on(talk, desk.engine, request, watch)
+                last = await self._pass_on(talk, desk, held, watch)
                 is_done = True
                 if last is None and not talk.exchange.is_over:
                     await watch.has_ended.wait()  # the entry has closed its half, or had time to
@@ -231,10 +211,10 @@ class Provider:
             return await _part(talk)
         return last
 
-    async def _pass_on(self, talk: Conversation, engine: Engine, request: Request, watch: _Watch) -> Abort | None:
-        ask = EngineRequest(request.header, request.sealed, request.max_output_tokens, request.resume_from)
+    async def _pass_on(self, talk: Conversation, desk: Desk, held: _Held, watch: _Watch) -> Abort | None:
         try:
-            async with engine.submit(ask) as watch.answer:
+            await held.turn_comes(desk)
+            async with desk.engine.submit(held.for_engine(), partial(desk.free, held.turn)) as watch.answer:
                 async for event in watch.answer:
                     is_cancelled = talk.exchange.state is State.STOPPING
                     await _send(talk, _message(event))
@@ -260,13 +240,43 @@ class Provider:
         self.served.n_prompt_tokens += event.n_prompt_tokens
         self.served.n_output_tokens += event.n_output_tokens
 
-    async def _prove_life(self, talk: Conversation, engine: Engine) -> None:
+    async def _prove_life(self, talk: Conversation, desk: Desk, held: _Held) -> None:
         await trio.sleep(FIRST_LIFE_SIGN_S)
         while True:
             if talk.exchange.may_send(Waiting) and self._clock.now() - talk.sent_at >= FIRST_LIFE_SIGN_S:
+                place = desk.place(held.turn, held.ask).message()
                 with contextlib.suppress(StreamBrokenError, LocalProtocolError):  # it may have ended meanwhile
-                    await talk.send(Waiting(0, min(MAX_QUEUE_MS, math.ceil(engine.status().ready_in_s * 1000))))
+                    await talk.send(Waiting(place.position, place.queue_ms))
             await trio.sleep(LIFE_SIGN_S)
+
+
+class _Held:
+    """An accepted request: ciphertext, kept here until the engine has a slot for it. Owner: `Provider._answer`."""
+
+    def __init__(self, request: Request, ask: Ask, turn: Turn, called: trio.Event) -> None:
+        self.ask = ask
+        self.turn = turn
+        self._request = request
+        self._called = called
+
+    async def turn_comes(self, desk: Desk) -> None:
+        """Wait for a slot.
+
+        Raises:
+            RefusedError: BUSY: none came free in time.   [EX-37]
+        """
+        if not self.turn.has_slot:
+            with trio.move_on_after(MAX_HELD_S):
+                await self._called.wait()
+        if not self.turn.has_slot:
+            raise RefusedError(
+                "no slot came free", reason=RefuseReason.BUSY, retry_after_s=desk.place(self.turn, self.ask).queue_s
+            )
+
+    def for_engine(self) -> EngineRequest:
+        """As it is handed over."""
+        request = self._request
+        return EngineRequest(request.header, request.sealed, request.max_output_tokens, request.resume_from)
 
 
 class _Watch:

@@ -181,6 +181,9 @@ class MemoryMesh:
     def links(self) -> Sequence[Link]:
         return [self._link(peer_id) for peer_id in self._links]
 
+    def address_of(self, peer_id: PeerId) -> str:
+        return self._net.public_addresses.get(peer_id, "")
+
     async def connect(self, peer_id: PeerId, addresses: Sequence[str]) -> None:
         await trio.lowlevel.checkpoint()
         if peer_id in self._links:
@@ -297,6 +300,8 @@ class MemoryNet:
         self.latency_s = latency_s
         self.meshes: dict[PeerId, MemoryMesh] = {}
         self.providers: dict[ModelDigest, dict[PeerId, None]] = {}
+        self.public_addresses: dict[PeerId, str] = {}
+        """What `Mesh.address_of` says; set it."""
         self._cuts: set[frozenset[str]] = set()
 
     def mesh(self, peer_id: str) -> MemoryMesh:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
 import msgspec
@@ -54,6 +54,7 @@ class Play(msgspec.Struct, kw_only=True):
     ``fault`` finds fault with the request once all tokens are out,
     ``choice`` answers a second choice that nobody asked for, ``reasons`` ends one."""
     n_ctx: int = 4096
+    n_slots: int = 4
     cancel_s: float = 0.0
     """From a cancel to the end it seals."""
     key_is_unknown_once: bool = False
@@ -74,6 +75,9 @@ class SealingEngine:
         self.state: EngineState = "asleep" if play.load_s else "ready"
         self.n_woken = 0
         self.n_running = 0
+        self.n_most = 0
+        """Most requests that took a slot at once."""
+        self._computing: set[EngineRequest] = set()
         self.n_tokens_made = 0
         self.asked_ms: list[int] = []
         """Of all bodies it opened."""
@@ -88,7 +92,7 @@ class SealingEngine:
             digest=DIGEST,
             state=self.state,
             n_ctx=self.play.n_ctx,
-            n_slots=4,
+            n_slots=self.play.n_slots,
             n_running=self.n_running,
             n_waiting=0,
             capabilities=("chat", "embeddings"),
@@ -113,16 +117,29 @@ class SealingEngine:
         self.n_woken += 1
 
     @asynccontextmanager
-    async def submit(self, request: EngineRequest) -> AsyncIterator[EngineAnswer]:
+    async def submit(
+        self, request: EngineRequest, on_computed: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[EngineAnswer]:
         self.n_running += 1
+        computing = self._computing
+        computing.add(request)
+        self.n_most = max(self.n_most, len(computing))
         cancelled = trio.Event()
+
+        def computed() -> None:
+            computing.discard(request)
+            on_computed()
+
         try:
-            async with aclosing(self._answer(request, cancelled)) as events:
+            async with aclosing(self._answer(request, cancelled, computed)) as events:
                 yield _Answer(events, cancelled)
         finally:
+            computing.discard(request)
             self.n_running -= 1
 
-    async def _answer(self, request: EngineRequest, cancelled: trio.Event) -> AsyncGenerator[EngineEvent, None]:
+    async def _answer(
+        self, request: EngineRequest, cancelled: trio.Event, on_computed: Callable[[], None]
+    ) -> AsyncGenerator[EngineEvent, None]:
         play = self.play
         await trio.sleep(play.start_s)
         if self.state == "asleep":
@@ -173,6 +190,7 @@ class SealingEngine:
         receipt = self._keys.sign_receipt(sealer, billed, amount=int(play.cheat == "amount"))
         reasons = ("cancelled" if is_cut else "stop",) * (1 + (play.cheat == "reasons"))
         final = sealer.seal_final(encode_final(Final(reasons, shown, sealer.output_digest())))
+        on_computed()
         yield EngineFinished(final, receipt, n_prompt, n_new)
 
     def _refuse(self) -> None:

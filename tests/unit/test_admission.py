@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
 from mcd.ids import ModelDigest
 from mcd.ports import EngineStatus
-from mcd.provider.admission import MAX_LOAD_S, MAX_QUEUE_S, Accept, Admission, Ask, Load, Refuse
+from mcd.provider.admission import MAX_HELD_BYTES, MAX_LOAD_S, MAX_QUEUE_S, Accept, Admission, Ask, Load, Refuse
 from mcd.wire.codec import encode_exchange
 from mcd.wire.messages import Accepted, Refused, RefuseReason
 
@@ -40,14 +42,15 @@ def status(**changes: object) -> EngineStatus:
     return msgspec.structs.replace(READY, **changes)
 
 
-def load(n_running: int = 0, n_waiting: int = 0, n_of_peer: int = 0) -> Load:
-    return Load(n_running, n_waiting, n_of_peer)
+def load(n_open: int = 0, n_ahead: int = 0, n_of_asker: int = 0, n_slots: int = 4, **more: Any) -> Load:
+    """With so many open here, the asker at that place in line."""
+    return Load(n_open, n_of_asker, n_ahead, may_begin=n_open < n_slots, n_hoped_for=n_slots, **more)
 
 
 @pytest.mark.spec("EX-24")
 def test_free_slots_begin_now_then_a_queue_then_no() -> None:
     gate = admission(max_running=2, max_waiting=2)
-    decisions = [gate.decide(READY, load(min(n, 2), max(0, n - 2)), ASK) for n in range(5)]
+    decisions = [gate.decide(READY, load(n, max(0, n - 2), n_slots=2), ASK) for n in range(5)]
     assert decisions == [
         Accept(0, 0.0),
         Accept(0, 0.0),
@@ -61,19 +64,49 @@ def test_free_slots_begin_now_then_a_queue_then_no() -> None:
 def test_what_cannot_begin_in_time_is_refused_at_once() -> None:
     gate = admission(max_running=1, max_waiting=100)
     gate.observe(4.0)
-    assert gate.decide(READY, load(1, 1), ASK) == Accept(2, 8.0)
-    refused = gate.decide(READY, load(1, 2), ASK)
+    assert gate.decide(READY, load(2, 1, n_slots=1), ASK) == Accept(2, 8.0)
+    refused = gate.decide(READY, load(3, 2, n_slots=1), ASK)
     assert refused == Refuse(RefuseReason.BUSY, 4.0)
-    far = gate.decide(READY, load(1, 9), ASK)
+    far = gate.decide(READY, load(10, 9, n_slots=1), ASK)
     assert far == Refuse(RefuseReason.BUSY, 40.0 - MAX_QUEUE_S)
 
 
 @pytest.mark.spec("EX-26")
 def test_one_entry_cannot_take_every_place() -> None:
     gate = admission(per_peer=2)
-    assert isinstance(gate.decide(READY, load(n_running=3, n_of_peer=1), ASK), Accept)
-    refused = gate.decide(READY, load(n_running=2, n_of_peer=2), ASK)
+    assert isinstance(gate.decide(READY, load(3, n_of_asker=1), ASK), Accept)
+    refused = gate.decide(READY, load(2, n_of_asker=2), ASK)
     assert refused == Refuse(RefuseReason.PEER_LIMIT, pytest.approx(SERVICE_S / 4))
+
+
+@pytest.mark.spec("EX-36")
+def test_a_wait_counts_the_slots_that_may_come_free_for_the_asker() -> None:
+    gate = admission()
+    assert gate.wait_s(READY, load(9, 2), ASK) == pytest.approx(3 * SERVICE_S / 4)
+    spared = msgspec.structs.replace(load(9, 2), n_hoped_for=3)
+    assert gate.wait_s(READY, spared, ASK) == pytest.approx(3 * SERVICE_S / 3)
+
+
+@pytest.mark.spec("EX-36")
+def test_who_has_run_for_long_is_not_expected_to_end_in_no_time() -> None:
+    """Eight answers of an hour after a morning of short ones: the next entry was told half a second."""
+    gate = admission(max_running=8)
+    gate.observe(4.0)
+    short = gate.decide(READY, load(8, n_slots=8, held_s=2.0), ASK)
+    assert short == Accept(1, pytest.approx(0.5))
+    long = gate.decide(READY, load(8, n_slots=8, held_s=1800.0), ASK)
+    assert long == Refuse(RefuseReason.BUSY, 225.0)
+
+
+@pytest.mark.spec("EX-38")
+def test_what_waits_may_hold_so_much_memory() -> None:
+    room = MAX_HELD_BYTES - ASK.n_sealed_bytes
+    gate = admission(max_waiting=100)
+    assert isinstance(gate.decide(READY, load(5, n_held_bytes=room), ASK), Accept)
+    refused = gate.decide(READY, load(5, n_held_bytes=room + 1), ASK)
+    assert isinstance(refused, Refuse)
+    assert refused.reason is RefuseReason.BUSY
+    assert gate.decide(READY, load(1, n_held_bytes=room + 1), ASK) == Accept(0, 0.0), "it does not wait"
 
 
 @pytest.mark.spec("EX-25")
@@ -88,10 +121,10 @@ def test_an_engine_that_is_not_ready_says_when(state: str, retry_after_s: float)
 def test_every_no_that_may_change_says_when_to_ask_again() -> None:
     gate = admission(max_running=1, max_waiting=0, per_peer=1)
     for decision in (
-        gate.decide(READY, load(1, 0), ASK),
-        gate.decide(READY, load(1, 0, 1), ASK),
+        gate.decide(READY, load(1, n_slots=1), ASK),
+        gate.decide(READY, load(1, n_of_asker=1, n_slots=1), ASK),
         gate.decide(status(state="loading", load_ms=0), load(), ASK),
-        gate.decide(status(prefill_tokens_per_s=0.0, output_tokens_per_s=0.0), load(1, 0), ASK),
+        gate.decide(status(prefill_tokens_per_s=0.0, output_tokens_per_s=0.0), load(1, n_slots=1), ASK),
     ):
         assert isinstance(decision, Refuse)
         assert decision.reason in {RefuseReason.BUSY, RefuseReason.PEER_LIMIT, RefuseReason.LOADING}
@@ -103,7 +136,7 @@ def test_a_model_that_loads_soon_enough_is_waited_for(state: str) -> None:
     """The entry knew the time from the record; a no would only send it on to wake the next provider."""
     gate = admission(max_running=1)
     assert gate.decide(status(state=state, ready_in_s=12.0), load(), ASK) == Accept(0, 12.0)
-    queued = gate.decide(status(state=state, ready_in_s=12.0), load(1, 0), ASK)
+    queued = gate.decide(status(state=state, ready_in_s=12.0), load(1, n_slots=1), ASK)
     assert queued == Accept(1, pytest.approx(12.0 + SERVICE_S))
     slow = gate.decide(status(state=state, ready_in_s=MAX_LOAD_S + 1), load(), ASK)
     assert slow == Refuse(RefuseReason.LOADING, MAX_LOAD_S + 1)

@@ -70,9 +70,11 @@ class Node:
         self.peer_id = self.mesh.peer_id
         self.engines = [SealingEngine(key, clock, play) for play in plays]
         self.directory = directory = Directory(self.peer_id, "test")
-        self.provider = Provider(self.engines, clock)
+        self.provider = Provider(self.engines, clock, self.mesh)
         config = Config(home=Path("unused"), network="test", name=name)
-        self.announcer = Announcer(config, key, self.mesh, self.engines, clock, directory.set_own)
+        self.announcer = Announcer(
+            config, key, self.mesh, self.engines, clock, directory.set_own, self.provider.statuses
+        )
         self.log = io.StringIO()
         self.probe = Probe(self.mesh, directory, "test", clock, Log("debug", self.log))
         self.router = Router(directory, self.mesh, clock, Random(1))
@@ -285,7 +287,7 @@ async def test_neither_side_waits_longer_than_five_seconds_for_a_cancelled_end()
 @pytest.mark.spec("EX-12")
 async def test_only_so_many_ends_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mcd.entry.session.MAX_SEEN_OFF", 2)
-    async with nodes(ada=Play(n_tokens=1000)) as (entry, providers):
+    async with nodes(ada=Play(n_tokens=1000, n_slots=8)) as (entry, providers):
         with trio.move_on_after(1.0):
             async with trio.open_nursery() as nursery:
                 for _ in range(4):

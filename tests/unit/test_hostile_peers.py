@@ -477,15 +477,22 @@ async def test_who_vanishes_gets_nothing_and_frees_its_place_at_once() -> None:
 
 
 @pytest.mark.spec("EX-26")
-async def test_one_entry_leaves_places_for_another() -> None:
-    async with nodes(ada=Play(n_tokens=10_000)) as (entry, providers):
-        ada = providers["ada"]
-        streams = [await open_to(entry, ada, said(await sealed_request(entry, ada))) for _ in range(12)]
+@pytest.mark.parametrize("address", ["", "203.0.113.7"])
+async def test_one_entry_or_address_leaves_places_for_another(address: str) -> None:
+    async with nodes(ada=Play(n_tokens=10_000, n_slots=2), mallory=Play(), eve=Play()) as (entry, providers):
+        ada, mallory, eve = (providers[name] for name in ("ada", "mallory", "eve"))
+        refused = ada.provider.served.outcomes
+        ada.mesh._net.public_addresses |= dict.fromkeys([mallory.peer_id, eve.peer_id], address)
+        for _ in range(12):
+            await open_to(mallory, ada, said(await sealed_request(mallory, ada)))
         await trio.sleep(1)
-        refused = [outcome for outcome in ada.provider.served.outcomes.elements() if "peer_limit" in outcome]
-        assert len(refused) == 3
-        for stream in streams:
-            await stream.reset()
+        assert refused == {"refused_peer_limit": 8}, "of two slots and four places in line it has four"
+        await open_to(eve, ada, said(await sealed_request(eve, ada)))
+        await trio.sleep(1)
+        assert refused["refused_peer_limit"] == (9 if address else 8)
+        await open_to(entry, ada, said(await sealed_request(entry, ada)))
+        await trio.sleep(1)
+        assert refused.total() == (9 if address else 8)
 
 
 async def test_an_engine_that_says_too_much_ends_its_exchange_alone() -> None:
