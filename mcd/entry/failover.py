@@ -245,6 +245,8 @@ class Failover:
         match event:
             case Waiting():
                 trial.queued(event.queue_s)
+            case Answering():
+                trial.started()
             case Delta():
                 trial.tokens_came(len(event.tokens))
             case Vectors() | Scores() | Tokens() | Text():

@@ -48,6 +48,8 @@ class Trial:
         self._sent_at = router.clock.now()
         self._first_at: Seconds | None = None
         self._queue_s: Seconds = 0.0
+        self._waited_s: Seconds = 0.0
+        """From sending to the engine's start, as far as it was announced."""
         self._n_tokens = 0
         self._is_judged = False
         self._idle_since = self._sent_at
@@ -65,13 +67,17 @@ class Trial:
         now = self._router.clock.now()
         self._router.estimates.queue_reported(self.candidate.peer_id, self.candidate.digest, queue_s, now)
 
+    def started(self) -> None:
+        """The engine has begun: a queue announced beyond that was none."""
+        self._waited_s = min(self._queue_s, self._router.clock.now() - self._sent_at)
+
     def tokens_came(self, n_tokens: int) -> None:
         """Output tokens arrived."""
         self._has_moved = self._has_moved or n_tokens > 0
         if n_tokens and self._first_at is None:
             self._first_at = self._router.clock.now()
             ttft_s = self._first_at - self._sent_at
-            self._router.first_token(self.candidate, self._n_prompt_tokens, ttft_s, self._queue_s)
+            self._router.first_token(self.candidate, self._n_prompt_tokens, ttft_s, self._waited_s)
         self._n_tokens += n_tokens
 
     def results_came(self) -> None:
@@ -164,7 +170,7 @@ class Router:
         """Learn from a time to first token, unless a model was loaded meanwhile: that says nothing of its speed."""
         self.ttfts.append(ttft_s)
         if not candidate.facts.load_s:
-            self.estimates.first_token_came(candidate.facts, n_prompt_tokens, ttft_s, queue_s)
+            self.estimates.first_token_came(candidate.facts, n_prompt_tokens, ttft_s, queue_s, self.clock.now())
 
     def contradicted(self, claimant: Candidate, served_by: Candidate) -> None:
         """A request that one provider found at fault was served by another.   [EX-44]

@@ -5,7 +5,7 @@ Model (research: routing by prediction)::
     total   = rtt + queue + load + prefill + decode + penalty
     prefill = correction * (PREFILL_FIXED_S + n_prompt_tokens / claimed rate)
     decode  = n_output_tokens * tpot
-    queue   = what the provider last said, aged, + our own requests there beyond its slots
+    queue   = what the provider last said or our requests waited there of late, aged, + our own beyond its slots
     load    = what its record says loading the model takes, 0 when it is loaded; less what it last said of its queue,
               which holds the rest of a loading under way
 
@@ -31,6 +31,9 @@ COLD_ROUND_TRIPS = 7.5
 """Round trips that dialling, Noise and negotiation cost over a warm connection (8.5 to 1, measured)."""
 TPOT_WEIGHT = 0.3
 """Weight of a new decode speed: three exchanges replace the past."""
+WAIT_HALF_LIFE_S = 60.0
+"""In so long half of a wait that we met is forgotten: queues come and go. But who calls every slow prefill a queue, and
+none in advance, is expected to do so again.   [EX-54]"""
 CORRECTION_MEMORY = 0.9
 """Weight of past exchanges in the correction of claimed prefill speed."""
 CLAIM_WEIGHT = 0.25
@@ -125,6 +128,13 @@ class Learned(msgspec.Struct):
     queue_s: Seconds = 0.0
     queue_at: Seconds = 0.0
     """What the provider last said of its queue, and when."""
+    wait_s: Seconds = 0.0
+    wait_at: Seconds = 0.0
+    """What our requests waited there and the provider called a queue, on the mean, and when the newest did."""
+
+    def usual_wait_s(self, now: Seconds) -> Seconds:
+        """What is left of the mean wait."""
+        return self.wait_s * math.exp2((self.wait_at - now) / WAIT_HALF_LIFE_S)
 
     @property
     def correction(self) -> float:
@@ -159,9 +169,13 @@ class Estimates:
         learned = self._entry(peer_id, digest)
         learned.queue_s, learned.queue_at = max(0.0, queue_s), now
 
-    def first_token_came(self, facts: Facts, n_prompt_tokens: int, ttft_s: Seconds, queue_s: Seconds) -> None:
-        """The first token came ``ttft_s`` after sending, of which the provider announced ``queue_s`` of queue."""
+    def first_token_came(
+        self, facts: Facts, n_prompt_tokens: int, ttft_s: Seconds, queue_s: Seconds, now: Seconds
+    ) -> None:
+        """The first token came ``ttft_s`` after sending, of which the request waited ``queue_s`` as announced."""
         learned = self._entry(facts.peer_id, facts.digest)
+        learned.wait_s = _blend(learned.usual_wait_s(now), queue_s, TPOT_WEIGHT)
+        learned.wait_at = now
         learned.ttft_s = _blend(learned.ttft_s, ttft_s, TPOT_WEIGHT)
         spent_s = max(1e-4, ttft_s - queue_s - _rtt_s(facts))
         ratio = spent_s / _claimed_prefill_s(facts, n_prompt_tokens)
@@ -192,7 +206,7 @@ class Estimates:
         n_slots = max(1, facts.n_slots) if learned.is_proven or facts.is_own else 1
         n_ahead = max(0, learned.n_in_flight + 1 - n_slots)
         told_s = max(0.0, learned.queue_s - (now - learned.queue_at))
-        queue_s = told_s + n_ahead / n_slots * (prefill_s + decode_s)
+        queue_s = max(told_s, learned.usual_wait_s(now)) + n_ahead / n_slots * (prefill_s + decode_s)
         load_s = max(0.0, facts.load_s - told_s)
         return Prediction(
             rtt_s=rtt_s,

@@ -527,6 +527,21 @@ async def test_a_cold_model_is_waited_for_and_then_warm() -> None:
         assert term.prefill_s < 3.0  # the loading was not taken for a slow prefill
 
 
+@pytest.mark.spec("EX-54")
+async def test_a_queue_that_was_announced_and_not_met_makes_nobody_faster() -> None:
+    """It was taken from the time to the first token, which left a prefill of no time at all."""
+    async with nodes(ada=Play(n_tokens=2, token_s=0.5, n_slots=1)) as (entry, providers):
+        await entry.ask()
+        expected_s = entry.entry.route(ALIAS, 1, 1)[0].prefill_s
+        for _ in range(4):
+            await trio.sleep(1)
+            providers["ada"].provider._desks[0].admission.observe(20.0)
+            async with trio.open_nursery() as nursery:
+                for _ in range(2):
+                    nursery.start_soon(entry.ask)
+        assert entry.entry.route(ALIAS, 1, 1)[0].prefill_s > expected_s / 2
+
+
 @pytest.mark.spec("EX-32")
 async def test_a_model_that_loads_too_slowly_is_refused_with_the_time_and_woken() -> None:
     async with nodes(cold=Play(load_s=200.0)) as (entry, providers):

@@ -35,7 +35,7 @@ def facts(**changes: object) -> Facts:
 def observe(estimates: Estimates, n_times: int = 20, prefill_rate: float = 1000, tpot_s: float = 0.02) -> None:
     """A provider that truly prefills and decodes at these speeds, over a round trip of 0.1 s."""
     for _ in range(n_times):
-        estimates.first_token_came(FACTS, 500, 0.1 + PREFILL_FIXED_S + 500 / prefill_rate, 0.0)
+        estimates.first_token_came(FACTS, 500, 0.1 + PREFILL_FIXED_S + 500 / prefill_rate, 0.0, now=0.0)
         estimates.answer_ended(A, DIGEST, 101, 100 * tpot_s)
 
 
@@ -64,8 +64,22 @@ def test_measurements_replace_claims() -> None:
 def test_the_announced_queue_is_not_blamed_on_prefill() -> None:
     estimates = Estimates()
     for _ in range(20):
-        estimates.first_token_came(FACTS, 500, 0.1 + 3.0 + PREFILL_FIXED_S + 0.5, queue_s=3.0)
+        estimates.first_token_came(FACTS, 500, 0.1 + 3.0 + PREFILL_FIXED_S + 0.5, queue_s=3.0, now=0.0)
     assert estimates.predict(FACTS, 500, 0, now=0.0).prefill_s == pytest.approx(0.52, rel=0.01)
+
+
+@pytest.mark.spec("EX-54")
+def test_who_calls_all_its_slowness_a_queue_is_expected_to_be_slow_and_forgiven_when_it_is_not() -> None:
+    """It says of 5 s of prefill that they were a queue, and before the next request that there is none."""
+    estimates = Estimates()
+    for at in range(0, 200, 20):
+        estimates.first_token_came(FACTS, 500, 5.12, queue_s=5.0, now=at)
+        estimates.queue_reported(A, DIGEST, 0.0, now=at)
+    assert estimates.predict(FACTS, 500, 0, now=200).queue_s == pytest.approx(3.5, abs=1)
+    assert estimates.predict(FACTS, 500, 0, now=480).queue_s < 0.2, "queues come and go"
+    for at in range(200, 210):
+        estimates.first_token_came(FACTS, 500, 0.62, queue_s=0.0, now=at)
+    assert estimates.predict(FACTS, 500, 0, now=210).queue_s < 0.2
 
 
 def test_no_claim_beyond_hardware_is_believed() -> None:
@@ -151,10 +165,10 @@ def test_a_cold_model_costs_its_loading_once() -> None:
 
 def test_absurd_measurements_stay_bounded_and_heal() -> None:
     estimates = Estimates()
-    estimates.first_token_came(FACTS, 500, 1e9, 0.0)
+    estimates.first_token_came(FACTS, 500, 1e9, 0.0, now=0.0)
     worst = estimates.predict(FACTS, 500, 0, now=0.0).prefill_s
     assert worst <= MAX_CORRECTION * 0.52
-    estimates.first_token_came(FACTS, 500, 0.0, 1e9)
+    estimates.first_token_came(FACTS, 500, 0.0, 1e9, now=0.0)
     observe(estimates, n_times=40)
     assert estimates.predict(FACTS, 500, 0, now=0.0).prefill_s == pytest.approx(0.52, rel=0.1)
 
@@ -171,7 +185,7 @@ def test_one_token_says_nothing_about_speed() -> None:
 
 def test_time_to_first_token_is_kept_for_display() -> None:
     estimates = Estimates()
-    estimates.first_token_came(FACTS, 1, 0.4, 0.0)
+    estimates.first_token_came(FACTS, 1, 0.4, 0.0, now=0.0)
     learned = estimates.learned(A, DIGEST)
     assert learned is not None
     assert learned.ttft_s == 0.4
