@@ -122,6 +122,32 @@ def test_a_call_as_its_template_writes_it_is_let_through(words: Words, name: str
     at_work.close()
 
 
+PYTHONS = {
+    "add(a=1, s='it\\'s', b=True)": True,
+    'add(a=1, s="x", o={"k": [true]}, l=[\'q\'])': True,
+    "add(a=1), add(a=2, b=false)": True,
+    "add(a='one')": False,
+    "add(s='x')": False,
+    "add(a=1, l=['q', 2])": False,
+    "sub(a=1)": False,
+}
+"""Calls in Python's words, and whether the tool takes them."""
+
+
+@pytest.mark.parametrize("text", PYTHONS)
+def test_calls_in_pythons_words_are_bound(words: Words, text: str) -> None:
+    at_work = guide(words, family_of(templates.source("LFM2.5-8B-A1B")))
+    call = f"So: <|tool_call_start|>[{text}]<|tool_call_end|> done"
+    if PYTHONS[text]:
+        states = play(words, at_work, call)
+        assert "call" in states
+        assert states[-1] == "free"
+    else:
+        with pytest.raises(AssertionError):
+            play(words, at_work, call)
+    at_work.close()
+
+
 @pytest.mark.parametrize("name", sorted(WRITERS))
 def test_forced_calls_as_templates_write_them_are_let_through(words: Words, name: str) -> None:
     if not words.can_write("▁") and "DeepSeek" in name:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from mcd.api.request import ToolFunction
-from mcd.engine.gbnf.notation import GEMMA, JSON, TAGGED, bare
+from mcd.engine.gbnf.notation import GEMMA, JSON, PYTHON, TAGGED, bare
 from mcd.engine.gbnf.rules import Effort, Rules, any_of, literal, text_until
 from mcd.engine.gbnf.schema import SchemaCompiler
 from mcd.engine.parsers.families import Family, HarmonyCalls, JsonCalls, NamedCalls, Parameters
@@ -86,8 +86,6 @@ class CallGrammar:
                 return tuple(f"{syntax.open}{head}" for head in heads), tuple(heads)
             case JsonCalls() as syntax:
                 return (syntax.open,), ()
-            case NamedCalls(body="python"):
-                return (), ()  # models quote as Python does, which no grammar of ours does: read, not bound
             case NamedCalls() as syntax if syntax.section:
                 # a call outside its section counts once it names a tool
                 names = [f"{syntax.open}{syntax.name_prefix}{tool.name}" for tool in self._tools if syntax.open]
@@ -162,34 +160,40 @@ class CallGrammar:
         return f"{literal(syntax.after_name)} ws {arguments} {closing}".strip()
 
     def _keywords(self, tool: Tool) -> str:
-        """Required ones first, since each of the others brings its own comma; values as JSON."""
+        """Arguments as in a call of Python: each value as JSON or as Python writes it."""
         root = self._compiler.load(tool.schema)
-        node = self._compiler.object_of(root)
-        properties, required = node.get("properties", {}), node.get("required", [])
-        pairs = {
-            key: f"{literal(key + '=')} {self._compiler.node(sub, f'value-{key}', JSON)}"
-            for key, sub in properties.items()
-        }
-        needed = ' ", " '.join(pairs[key] for key in pairs if key in required)
-        others = [pairs[key] for key in pairs if key not in required]
-        if needed:
-            return " ".join([needed, *(f'(", " {pair})?' for pair in others)])
-        return f"({' | '.join(others)})?" if others else ""
+        properties, needed, is_open = self._declared(self._compiler.object_of(root))
+        pairs = {key: f"{literal(key + '=')} {self._either(sub, key)}" for key, sub in properties.items()}
+        extra = ""
+        if is_open:
+            values = f"({self._rules.shared(JSON.value)} | {self._rules.shared(PYTHON.value)})"
+            extra = self._rules.rule("keyword", f'[a-zA-Z_] [a-zA-Z0-9_]{{0,63}} "=" {values}')
+        required = [pair for key, pair in pairs.items() if key in needed]
+        return self._compiler.members(
+            required, [pair for key, pair in pairs.items() if key not in needed], extra, tool.name
+        )
 
-    def _parameters(self, syntax: NamedCalls, form: Parameters, tool: Tool) -> str:
-        root = self._compiler.load(tool.schema)
-        node = self._compiler.object_of(root)
+    def _either(self, schema: Any, key: str) -> str:
+        return f"({any_of([self._compiler.node(schema, f'value-{key}', each) for each in (JSON, PYTHON)])})"
+
+    def _declared(self, node: dict[str, Any]) -> tuple[dict[str, Any], set[str], bool]:
+        """(schema of each property, names of those required, whether it names none and takes any)."""
         properties = node.get("properties", {})
         required = node.get("required", [])
         if not isinstance(properties, dict) or not isinstance(required, list):
             raise self._rules.fault("properties must be an object and required a list")
-        undeclared = {key: node.get("additionalProperties", True) for key in required if key not in properties}
-        needed = set(required)
+        others = node.get("additionalProperties", True)
+        undeclared = {key: others for key in required if key not in properties}
+        return {**properties, **undeclared}, set(required), not properties and others is not False
+
+    def _parameters(self, syntax: NamedCalls, form: Parameters, tool: Tool) -> str:
+        root = self._compiler.load(tool.schema)
+        properties, needed, is_open = self._declared(self._compiler.object_of(root))
         parts = []
-        for key, sub in {**properties, **undeclared}.items():
+        for key, sub in properties.items():
             part = self._rules.rule(f"{tool.name}-{key}", self._parameter(form, key, sub, root))
             parts.append(f"ws {part}" if key in needed else f"(ws {part})?")
-        if not properties and node.get("additionalProperties") is not False:
+        if is_open:
             parts.append(f"(ws {self._free_parameter(form)}){{0,64}}")
         after_name = literal(syntax.after_name.rstrip()) if syntax.after_name.rstrip() else '"\\n"?'
         return f"{after_name} {' '.join(parts)}".strip()

@@ -38,6 +38,8 @@ class Notation(msgspec.Struct, frozen=True):
 
     def dump(self, value: Any) -> str:
         """A fixed value as it is written."""
+        if self is PYTHON:
+            return repr(value)
         if isinstance(value, str) and not self.escaped:
             return self.opens + value + self.closes
         if self.has_bare_keys and isinstance(value, dict):
@@ -72,6 +74,17 @@ TAGGED = Notation(
     value="tagged-value",
 )
 """JSON between two tags: what ends it there must not stand in its strings."""
+PYTHON = Notation(
+    "python",
+    "'",
+    "'",
+    string="python-string",
+    char="python-char",
+    plain=((0x20, 0x26), (0x28, 0x5B), (0x5D, 0x7E), (0x80, 0xD7FF), (0xE000, MAX_CODE_POINT)),
+    escaped=(("'", "\\'"), ("\\", "\\\\"), ("\n", "\\n"), ("\t", "\\t"), ("\r", "\\r")),
+    value="python-value",
+)
+"""Python's words, and its strings as it writes most of them; in double quotes they are JSON's."""
 GEMMA = Notation(
     "gemma",
     '<|"|>',

@@ -15,7 +15,7 @@ import msgspec
 from mcd.engine.gbnf import numbers
 from mcd.engine.gbnf.alternatives import Alternative, are_apart, as_text, n_rivals
 from mcd.engine.gbnf.merge import ANNOTATIONS, UnmergedError, merged, size
-from mcd.engine.gbnf.notation import JSON, TAGGED, Notation
+from mcd.engine.gbnf.notation import JSON, PYTHON, TAGGED, Notation
 from mcd.engine.gbnf.rules import Rules, characters, literal, one_of, text_until, union, without
 from mcd.engine.gbnf.strings import bounds, string
 from mcd.engine.parsers.kinds import find, kinds_of
@@ -43,6 +43,7 @@ _KEYWORDS = {
 }
 _PYTHONIC = {"boolean": '"true" | "false" | "True" | "False"', "null": '"null" | "None"'}
 """Between tags templates write these as Python does, so models do too; `kinds.to_json` reads both."""
+_PYTHONS_OWN = {"boolean": '"True" | "False"', "null": '"None"'}
 _UNIONS = ("anyOf", "oneOf")
 COMMA = ' ws "," ws '
 
@@ -245,6 +246,8 @@ class SchemaCompiler:
             return (numbers.integer if kind == "integer" else numbers.number)(self.rules, node)
         if self._notation.stop and kind in _PYTHONIC:
             return self.rules.rule(kind, _PYTHONIC[kind])
+        if self._notation is PYTHON and kind in _PYTHONS_OWN:
+            return self.rules.rule(kind, _PYTHONS_OWN[kind])
         return self.rules.shared(kind)
 
     def _types(self, node: dict[str, Any], keys: set[str], kinds: list[Any], name: str, depth: int) -> str:
@@ -292,7 +295,7 @@ class SchemaCompiler:
         if len(optional) > MAX_OPTIONAL:
             raise self.rules.fault(f"more than {MAX_OPTIONAL} optional properties in one object")
         tail = self._extra_pair(extra, list(properties), name, depth) if extra is not False else ""
-        body = self._members([pairs[k] for k in pairs if k in needed], [pairs[k] for k in optional], tail, name)
+        body = self.members([pairs[k] for k in pairs if k in needed], [pairs[k] for k in optional], tail, name)
         return self.rules.rule(f"{name}-object", f'"{{" ws {body} ws "}}"' if body else '"{" ws "}"')
 
     def _pair(self, key: str, sub: Any, name: str, depth: int) -> str:
@@ -315,7 +318,8 @@ class SchemaCompiler:
             )
         return self.rules.rule(f"{name}-extra-kv", f'{key} ws ":" ws {value}')
 
-    def _members(self, required: list[str], optional: list[str], extra: str, name: str) -> str:
+    def members(self, required: list[str], optional: list[str], extra: str, name: str) -> str:
+        """Those required, then of the others any, in their order, then any number of ``extra``; commas between."""
         needed = COMMA.join(required)
         options = [*optional, *([f'{extra} (ws "," ws {extra})*'] if extra else [])]
         if not options:
