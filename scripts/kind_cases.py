@@ -19,15 +19,23 @@ MESSAGES = [{"role": "user", "content": "Hello"}]
 
 def kinds() -> Iterator[Vector]:
     """Whole bodies of a sealed request; ``param`` is what the failure must name."""
+    yield from _accepted()
+    yield from _refused()
 
-    def good(comment: str, kind: str, ids: list[str] | None = None, **members: Any) -> Vector:
-        body = {"kind": kind, "request": {"model": "m", **members}}
-        return {"comment": f"{kind}: {comment}", "spec": ids or ["GW-14"], "bytes": _folded(_json(body))}
 
-    def bad(comment: str, kind: str, param: str, error: str = "invalid_request", **members: Any) -> Vector:
-        ids = ["ENV-34"] if param == "kind" else ["GW-14"]
-        return good(comment, kind, ids, **members) | {"error": error, "param": param}
+def good(comment: str, kind: str, ids: list[str] | None = None, **members: Any) -> Vector:
+    """One that an engine takes."""
+    body = {"kind": kind, "request": {"model": "m", **members}}
+    return {"comment": f"{kind}: {comment}", "spec": ids or ["GW-14"], "bytes": _folded(_json(body))}
 
+
+def bad(comment: str, kind: str, param: str, error: str = "invalid_request", **members: Any) -> Vector:
+    """One that it refuses."""
+    ids = ["ENV-34"] if param == "kind" else ["GW-14"]
+    return good(comment, kind, ids, **members) | {"error": error, "param": param}
+
+
+def _accepted() -> Iterator[Vector]:
     yield good("texts and token ids", "embeddings", inputs=["one", [1, 2, 3], "two"])
     yield good("most inputs, most dimensions", "embeddings", inputs=["a"] * MAX_INPUTS, dimensions=MAX_DIMENSIONS)
     yield good("least dimensions, largest id", "embeddings", inputs=[[0, MAX_TOKEN_ID]], dimensions=1)
@@ -40,7 +48,11 @@ def kinds() -> Iterator[Vector]:
     yield good("token ids", "detokenize", tokens=[0, MAX_TOKEN_ID])
     yield good("no token ids", "detokenize", tokens=[])
     yield good("a chat", "chat", messages=MESSAGES)
+    yield good("a text", "completions", prompt="Once", max_tokens=5, n=2, logprobs=True)
+    yield good("token ids, largest", "completions", prompt=[0, MAX_TOKEN_ID])
 
+
+def _refused() -> Iterator[Vector]:
     yield bad("a model of no name", "embeddings", "model", model="", inputs=["a"])
     yield bad("a model of too long a name", "embeddings", "model", model="m" * (MAX_MODEL_CHARS + 1), inputs=["a"])
     yield bad("no inputs", "embeddings", "input", inputs=[])
@@ -59,6 +71,9 @@ def kinds() -> Iterator[Vector]:
     yield bad("both text and conversation", "tokenize", "content", text="a", chat=chat)
     yield bad("too long a text", "tokenize", "content", text="a" * (MAX_TEXT_CHARS + 1))
     yield bad("a conversation without messages", "tokenize", "messages", chat=chat | {"messages": []})
+    yield bad("an id below 0", "completions", "prompt", prompt=[-1])
+    yield bad("messages too", "completions", "messages", prompt="a", messages=MESSAGES)
+    yield bad("a limit out of range", "completions", "max_tokens", prompt="a", max_tokens=0)
     yield bad("too many ids", "detokenize", "tokens", tokens=[7] * (MAX_TEXT_TOKENS + 1))
     yield bad("an id below 0", "detokenize", "tokens", tokens=[-1])
     for kind in ("images", "Chat", "", "k" * MAX_KIND_CHARS):

@@ -7,11 +7,11 @@ member that would change the answer and that we do not do is refused, never igno
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import msgspec
 
 from mcd.api import strict_json
+from mcd.api.foreign import Generation, Refused, filled, refuse, required
 from mcd.api.images import parse_image
 from mcd.api.request import (
     ChatImage,
@@ -25,8 +25,6 @@ from mcd.api.request import (
 from mcd.api.validate import FUNCTION_CHOICE, validate
 from mcd.errors import InvalidRequestError, UnsupportedError
 from mcd.wire.payload import Private
-
-T = TypeVar("T")
 
 __all__ = ["decode_canonical", "encode_canonical", "parse", "validate"]
 
@@ -79,25 +77,9 @@ class _Format(Private, frozen=True):
     """llama.cpp's spelling: a schema beside ``json_object``."""
 
 
-class _StreamOptions(Private, frozen=True):
-    include_usage: bool | None = None
-
-
-class _Chat(Private, frozen=True):
-    model: str | None = None
+class _Chat(Generation, frozen=True):
     messages: list[_Message] | None = None
     max_completion_tokens: int | None = None
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
-    n: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
     tools: list[_Call] | None = None
@@ -107,39 +89,20 @@ class _Chat(Private, frozen=True):
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, bool | int | float | str | None] | None = None
     """vLLM's and llama.cpp's way to a template's own switches."""
-    stream: bool | None = None
-    stream_options: _StreamOptions | None = None
     # Members that would change the answer and that we do not do:
-    functions: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    function_call: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    audio: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    functions: Refused = msgspec.UNSET
+    function_call: Refused = msgspec.UNSET
+    audio: Refused = msgspec.UNSET
     modalities: list[str] | None = None
-    web_search_options: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    grammar: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    json_schema: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    guided_json: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    guided_regex: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    guided_choice: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    guided_grammar: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    structured_outputs: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    web_search_options: Refused = msgspec.UNSET
 
 
-_OWN_FORM = "is another server's form; use response_format with a JSON schema"
 _UNSUPPORTED = {
     "functions": "is OpenAI's retired form; use tools",
     "function_call": "is OpenAI's retired form; use tool_choice",
     "audio": "output is not supported",
     "web_search_options": "is not supported: a peer's engine has no network",
-    "grammar": _OWN_FORM,
-    "json_schema": _OWN_FORM,
-    "guided_json": _OWN_FORM,
-    "guided_regex": _OWN_FORM,
-    "guided_choice": _OWN_FORM,
-    "guided_grammar": _OWN_FORM,
-    "structured_outputs": _OWN_FORM,
 }
-
-_NOTHING = frozenset({b"null", b"[]", b'""', b'"none"'})
 
 _foreign = msgspec.json.Decoder(_Chat)
 _canonical = msgspec.json.Decoder(ChatRequest)
@@ -180,25 +143,11 @@ def decode_canonical(body: bytes) -> ChatRequest:
 
 
 def _convert(foreign: _Chat) -> ChatRequest:
-    limit = foreign.max_tokens if foreign.max_completion_tokens is None else foreign.max_completion_tokens
-    options = foreign.stream_options
-    stop = (foreign.stop,) if isinstance(foreign.stop, str) else tuple(foreign.stop or ())
-    return ChatRequest(
-        model=_required(foreign.model, "model"),
+    request = ChatRequest(
+        model=required(foreign.model, "model"),
         messages=tuple(
-            _message(message, f"messages[{i}]") for i, message in enumerate(_required(foreign.messages, "messages"))
+            _message(message, f"messages[{i}]") for i, message in enumerate(required(foreign.messages, "messages"))
         ),
-        max_tokens=None if limit == -1 else limit,  # local clients write -1 for "no limit"
-        temperature=foreign.temperature,
-        top_p=foreign.top_p,
-        top_k=0 if foreign.top_k == -1 else foreign.top_k,  # vLLM's spelling of "off"
-        min_p=foreign.min_p,
-        seed=foreign.seed,
-        stop=stop,
-        frequency_penalty=foreign.frequency_penalty or 0.0,
-        presence_penalty=foreign.presence_penalty or 0.0,
-        logit_bias=tuple((foreign.logit_bias or {}).items()),
-        n=1 if foreign.n is None else foreign.n,
         logprobs=foreign.logprobs or False,
         top_logprobs=foreign.top_logprobs or 0,
         tools=tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(foreign.tools or ())),
@@ -209,9 +158,9 @@ def _convert(foreign: _Chat) -> ChatRequest:
         chat_template_kwargs=tuple(
             (name, value) for name, value in (foreign.chat_template_kwargs or {}).items() if value is not None
         ),
-        stream=foreign.stream or False,
-        include_usage=options is not None and options.include_usage is True,
     )
+    limit = foreign.max_tokens if foreign.max_completion_tokens is None else foreign.max_completion_tokens
+    return filled(request, foreign, limit)
 
 
 def _as_written(error: InvalidRequestError, foreign: _Chat) -> InvalidRequestError:
@@ -224,27 +173,16 @@ def _as_written(error: InvalidRequestError, foreign: _Chat) -> InvalidRequestErr
 
 
 def _refuse_unsupported(foreign: _Chat) -> None:
-    for name, why in _UNSUPPORTED.items():
-        raw = getattr(foreign, name)
-        if raw and bytes(raw) not in _NOTHING:
-            raise UnsupportedError(f"{name} {why}", param=name)
+    refuse(foreign, _UNSUPPORTED)
     if any(kind != "text" for kind in foreign.modalities or ()):
         raise UnsupportedError("modalities other than text are not supported", param="modalities")
-    if foreign.stream_options is not None and not foreign.stream:
-        raise InvalidRequestError("stream_options is only allowed when stream is true", param="stream_options")
-
-
-def _required(value: T | None, where: str) -> T:
-    if value is None:
-        raise InvalidRequestError(f"{where} is missing", param=where)
-    return value
 
 
 def _message(foreign: _Message, where: str) -> ChatMessage:
     reasoning = foreign.reasoning if foreign.reasoning_content is None else foreign.reasoning_content
     content, images = _content(foreign.content, f"{where}.content")
     return ChatMessage(
-        role=_required(foreign.role, f"{where}.role"),
+        role=required(foreign.role, f"{where}.role"),
         content=content,
         name=foreign.name,
         reasoning_content=reasoning,
@@ -275,26 +213,26 @@ def _image(part: _Part, at: int, where: str) -> ChatImage:
     given = part.image_url
     if isinstance(given, str):
         return parse_image(given, None, at, where)
-    given = _required(given, where)
-    return parse_image(_required(given.url, f"{where}.url"), given.detail, at, f"{where}.url")
+    given = required(given, where)
+    return parse_image(required(given.url, f"{where}.url"), given.detail, at, f"{where}.url")
 
 
 def _part(part: _Part, where: str) -> str:
-    kind = _required(part.type, f"{where}.type")
+    kind = required(part.type, f"{where}.type")
     if kind == "text":
-        return _required(part.text, f"{where}.text")
+        return required(part.text, f"{where}.text")
     if kind == "refusal":
-        return _required(part.refusal, f"{where}.refusal")
+        return required(part.refusal, f"{where}.refusal")
     raise UnsupportedError("only parts of type text and image_url are supported", param=where)
 
 
 def _tool_call(foreign: _Call, where: str) -> ToolCall:
-    function = _required(foreign.function, f"{where}.function")
+    function = required(foreign.function, f"{where}.function")
     return ToolCall(
-        id=_required(foreign.id, f"{where}.id"),
+        id=required(foreign.id, f"{where}.id"),
         function=FunctionCall(
-            name=_required(function.name, f"{where}.function.name"),
-            arguments=_required(function.arguments, f"{where}.function.arguments"),
+            name=required(function.name, f"{where}.function.name"),
+            arguments=required(function.arguments, f"{where}.function.arguments"),
         ),
         type=foreign.type or "function",
     )
@@ -303,9 +241,9 @@ def _tool_call(foreign: _Call, where: str) -> ToolCall:
 def _tool(foreign: _Call, where: str) -> ToolFunction:
     if foreign.type not in {None, "function"}:
         raise UnsupportedError("only tools of type function are supported", param=f"{where}.type")
-    function = _required(foreign.function, f"{where}.function")
+    function = required(foreign.function, f"{where}.function")
     return ToolFunction(
-        name=_required(function.name, f"{where}.function.name"),
+        name=required(function.name, f"{where}.function.name"),
         description=function.description or "",
         parameters=_present(function.parameters),
         strict=function.strict or False,
@@ -326,16 +264,16 @@ def _tool_choice(foreign: str | _Call | None) -> str:
         return foreign
     if foreign.type != "function":
         raise UnsupportedError("tool_choice may name only a tool of type function", param="tool_choice.type")
-    function = _required(foreign.function, "tool_choice.function")
-    return FUNCTION_CHOICE + _required(function.name, "tool_choice.function.name")
+    function = required(foreign.function, "tool_choice.function")
+    return FUNCTION_CHOICE + required(function.name, "tool_choice.function.name")
 
 
 def _response_format(foreign: _Format | None) -> ResponseFormat:
     if foreign is None:
         return ResponseFormat()
-    kind = _required(foreign.type, "response_format.type")
+    kind = required(foreign.type, "response_format.type")
     if kind == "json_schema":
-        wanted = _required(foreign.json_schema, "response_format.json_schema")
+        wanted = required(foreign.json_schema, "response_format.json_schema")
         return ResponseFormat(type=kind, schema=_present(wanted.schema))
     schema = _present(foreign.schema)
     if kind == "json_object" and schema:

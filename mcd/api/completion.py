@@ -11,7 +11,7 @@ from mcd.api.events import AnswerEvent, Answering, Waiting
 from mcd.api.request import ChatRequest
 from mcd.api.shapes import Json
 from mcd.errors import RemoteProtocolError
-from mcd.wire.payload import MAX_TOOL_CALLS, Delta, Final, ToolCallDelta, Usage
+from mcd.wire.payload import MAX_TOOL_CALLS, Delta, Final, TokenLogprob, ToolCallDelta, Usage
 
 MAX_ANSWER_CHARS = 32 * 1024 * 1024
 """An answer that is not streamed waits in memory; a million tokens of text stay below this."""
@@ -26,16 +26,20 @@ class _Call:
         self.arguments: list[str] = []
 
 
-class _Choice:
+class Choice:
+    """What came of one choice."""
+
     def __init__(self) -> None:
         self.text: list[str] = []
         self.reasoning: list[str] = []
         self.calls: dict[int, _Call] = {}
-        self.logprobs: list[Json] = []
+        self.logprobs: list[TokenLogprob] = []
 
 
 class Assembler:
     """Collects one answer. Owner: the HTTP handler."""
+
+    OBJECT = "chat.completion"
 
     def __init__(self, request: ChatRequest, completion_id: str, created_unix_s: int) -> None:
         self._request = request
@@ -43,7 +47,7 @@ class Assembler:
         self._created = created_unix_s
         self._model = request.model
         self._digest = b""
-        self._choices = [_Choice() for _ in range(request.n)]
+        self._choices = [Choice() for _ in range(request.n)]
         self._n_chars = 0
         self._final: Final | None = None
 
@@ -82,7 +86,7 @@ class Assembler:
         return _json.encode(
             {
                 "id": self._id,
-                "object": "chat.completion",
+                "object": self.OBJECT,
                 "created": self._created,
                 "model": self._model,
                 "system_fingerprint": shapes.fingerprint(self._digest),
@@ -98,7 +102,7 @@ class Assembler:
         choice.text.append(event.text)
         choice.reasoning.append(event.reasoning)
         if self._request.logprobs:
-            choice.logprobs += shapes.logprob_items(event.logprobs)
+            choice.logprobs += event.logprobs
         for delta in event.tool_calls:
             self._tool_call(delta, event.choice)
 
@@ -117,7 +121,7 @@ class Assembler:
         if self._n_chars > MAX_ANSWER_CHARS:
             raise RemoteProtocolError(f"the answer has more than {MAX_ANSWER_CHARS} characters")
 
-    def _choice(self, index: int, choice: _Choice, final: Final) -> Json:
+    def _choice(self, index: int, choice: Choice, final: Final) -> Json:
         text = "".join(choice.text)
         message: Json = {"role": "assistant", "content": text, "refusal": None}
         reasoning = "".join(choice.reasoning)
@@ -136,6 +140,8 @@ class Assembler:
         return {
             "index": index,
             "message": message,
-            "logprobs": {"content": choice.logprobs, "refusal": None} if self._request.logprobs else None,
+            "logprobs": {"content": shapes.logprob_items(choice.logprobs), "refusal": None}
+            if self._request.logprobs
+            else None,
             "finish_reason": shapes.finish_reason(final, index),
         }

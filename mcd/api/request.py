@@ -106,3 +106,11 @@ class ChatRequest(Private, frozen=True, omit_defaults=True, kw_only=True):
     stream: bool = False
     include_usage: bool = False
     """stream_options.include_usage; the gateway's affair, carried so that one struct holds the whole request."""
+
+
+class CompletionRequest(ChatRequest, frozen=True, omit_defaults=True, kw_only=True):
+    """A prompt to go on with as it is: no template, no calls, no thoughts. What chats add stays at its default."""
+
+    messages: tuple[ChatMessage, ...] = ()
+    prompt: str | tuple[int, ...]
+    """Text, or token ids of the model."""

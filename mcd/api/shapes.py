@@ -66,6 +66,10 @@ def check_choice(choice: int, n: int) -> None:
         raise RemoteProtocolError("the provider answered a choice that was not asked for")
 
 
+def logprob_of(value: float) -> float:
+    """A log probability that JSON can write."""
+    return LEAST_LOGPROB if math.isnan(value) else max(LEAST_LOGPROB, min(0.0, value))
+
+
 def _token(token: bytes, logprob: float) -> Json:
-    value = LEAST_LOGPROB if math.isnan(logprob) else max(LEAST_LOGPROB, min(0.0, logprob))
-    return {"token": token.decode(errors="replace"), "logprob": value, "bytes": list(token)}
+    return {"token": token.decode(errors="replace"), "logprob": logprob_of(logprob), "bytes": list(token)}

@@ -33,6 +33,8 @@ _json = msgspec.json.Encoder()
 class StreamEncoder:
     """One answer's event stream. Owner: the HTTP handler that writes it."""
 
+    OBJECT = "chat.completion.chunk"
+
     def __init__(self, request: ChatRequest, completion_id: str, created_unix_s: int) -> None:
         self._request = request
         self._id = completion_id
@@ -97,12 +99,15 @@ class StreamEncoder:
 
     def _final(self, event: Final, parts: list[bytes]) -> None:
         for choice in range(self._request.n):
-            self._open(choice, parts)
-            parts.append(self._chunk(choice, {}, [], shapes.finish_reason(event, choice)))
+            self._end(choice, shapes.finish_reason(event, choice), parts)
         if self._request.include_usage:
             usage = _json.encode(shapes.usage(event.usage))
             parts.append(b"".join((self._label(), b'"choices":[],"usage":', usage, b"}\n\n")))
         parts.append(DONE)
+
+    def _end(self, choice: int, reason: str, parts: list[bytes]) -> None:
+        self._open(choice, parts)
+        parts.append(self._chunk(choice, {}, [], reason))
 
     def _open(self, choice: int, parts: list[bytes]) -> None:
         """Send the role just before the choice's first content, so that it never poses as a first token."""
@@ -117,7 +122,11 @@ class StreamEncoder:
             "logprobs": {"content": logprobs, "refusal": None} if logprobs else None,
             "finish_reason": finish_reason,
         }
-        return b"".join((self._label(), b'"choices":[', _json.encode(body), b"]", self._tail))
+        return self._written(body)
+
+    def _written(self, choice: Json) -> bytes:
+        """One chunk of one choice."""
+        return b"".join((self._label(), b'"choices":[', _json.encode(choice), b"]", self._tail))
 
     def _label(self) -> bytes:
         """The members all chunks share; fixed by the first chunk."""
@@ -125,7 +134,7 @@ class StreamEncoder:
             self._is_labelled = True
             label = {
                 "id": self._id,
-                "object": "chat.completion.chunk",
+                "object": self.OBJECT,
                 "created": self._created,
                 "model": self._model,
                 "system_fingerprint": self._fingerprint,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from mcd.api import chat, strict_json
-from mcd.api.request import ChatRequest
+from mcd.api.request import ChatRequest, CompletionRequest
 from mcd.api.validate import MAX_MODEL_CHARS, MAX_TOKEN_ID, validate
 from mcd.errors import InvalidRequestError, UnsupportedError
 from mcd.wire.payload import MAX_DIMENSIONS, Part, Private, Scores, Text, Tokens, Vectors
@@ -64,6 +64,7 @@ AnyRequest = ChatRequest | TaskRequest
 
 KINDS: dict[type[AnyRequest], str] = {
     ChatRequest: "chat",
+    CompletionRequest: "completions",
     EmbeddingsRequest: "embeddings",
     RerankRequest: "rerank",
     TokenizeRequest: "tokenize",
@@ -80,9 +81,9 @@ CAPABILITIES: dict[type[AnyRequest], str] = {**KINDS, DetokenizeRequest: "tokeni
 """What a provider must announce for each kind."""
 
 _encoder = msgspec.json.Encoder()
-_decoders: dict[str, msgspec.json.Decoder[TaskRequest]] = {
+_decoders: dict[str, msgspec.json.Decoder[AnyRequest]] = {
     KINDS[struct]: msgspec.json.Decoder(struct)
-    for struct in (EmbeddingsRequest, RerankRequest, TokenizeRequest, DetokenizeRequest)
+    for struct in (CompletionRequest, EmbeddingsRequest, RerankRequest, TokenizeRequest, DetokenizeRequest)
 }
 
 
@@ -103,7 +104,10 @@ def decode_request(kind: str, body: bytes) -> AnyRequest:
     if kind not in _decoders:
         raise UnsupportedError("this engine does not know this kind of request", param="kind")
     request = strict_json.decode(body, _decoders[kind])
-    check(request)
+    if isinstance(request, ChatRequest):
+        validate(request)
+    else:
+        check(request)
     return request
 
 

@@ -10,7 +10,16 @@ import re
 from functools import lru_cache
 
 from mcd.api.images import DETAILS
-from mcd.api.request import MAX_IMAGES, MAX_MESSAGES, MAX_STOP, MAX_TOOLS, ChatMessage, ChatRequest, ToolFunction
+from mcd.api.request import (
+    MAX_IMAGES,
+    MAX_MESSAGES,
+    MAX_STOP,
+    MAX_TOOLS,
+    ChatMessage,
+    ChatRequest,
+    CompletionRequest,
+    ToolFunction,
+)
 from mcd.errors import InvalidRequestError
 from mcd.wire.messages import MAX_OUTPUT_TOKENS
 from mcd.wire.payload import MAX_CHOICES, MAX_TOOL_CALLS, MAX_TOP_LOGPROBS
@@ -73,6 +82,10 @@ def validate(request: ChatRequest) -> None:
     _need(request.top_logprobs == 0 or request.logprobs, "top_logprobs", "needs logprobs to be true")
     _check_stop(request.stop)
     _check_logit_bias(request.logit_bias)
+    _need(request.stream or not request.include_usage, "stream_options", "is only allowed when stream is true")
+    if isinstance(request, CompletionRequest):
+        _check_prompt(request)
+        return
     effort = request.reasoning_effort
     _need(effort is None or effort in EFFORTS, "reasoning_effort", f"must be one of {_listed(EFFORTS)}")
     _check_template_kwargs(request.chat_template_kwargs)
@@ -80,7 +93,6 @@ def validate(request: ChatRequest) -> None:
     _check_tools(request.tools)
     _check_tool_choice(request)
     _check_response_format(request)
-    _need(request.stream or not request.include_usage, "stream_options", "is only allowed when stream is true")
 
 
 def _need(holds: bool, param: str, rule: str) -> None:
@@ -91,6 +103,13 @@ def _need(holds: bool, param: str, rule: str) -> None:
 @lru_cache
 def _listed(words: frozenset[str]) -> str:
     return ", ".join(sorted(words))
+
+
+def _check_prompt(request: CompletionRequest) -> None:
+    _need(not request.messages, "messages", "are for chats; a completion has a prompt")
+    prompt = request.prompt
+    is_known = isinstance(prompt, str) or not prompt or (min(prompt) >= 0 and max(prompt) <= MAX_TOKEN_ID)
+    _need(is_known, "prompt", f"must hold token ids from 0 to {MAX_TOKEN_ID}")
 
 
 def _check_stop(stop: tuple[str, ...]) -> None:

@@ -6,7 +6,7 @@ import platform
 from array import array
 from collections.abc import Sequence as Items
 
-from mcd.api.request import ChatRequest
+from mcd.api.request import ChatRequest, CompletionRequest
 from mcd.api.tasks import DetokenizeRequest, TokenizeRequest
 from mcd.engine import crash, measure, sampler
 from mcd.engine.backend import MAX_WAITING, MAX_WAITING_BYTES, Facts, Job, Task, n_pictures, not_done
@@ -51,6 +51,8 @@ class LlamaBackend:
         self._family = families.family_of(template.dialect if template else "")
         self._may_think = families.may_think(self._family, template.source if template else "")
         self._vocabulary = Vocabulary(self._model, families.marks(self._family))
+        self._plain = Vocabulary(self._model)
+        """For completions: nobody reads their marks."""
         self._scheduler = Scheduler(
             self._model,
             self._context,
@@ -239,7 +241,7 @@ class LlamaBackend:
             asked = f" and asks for {wanted} more" if wanted is not None else ""
             raise ContextLengthError(
                 f"the prompt has {len(prompt.tokens)} tokens{seen}{asked}; the context of this model holds {n_ctx}",
-                param="messages",
+                param="prompt" if isinstance(job.request, CompletionRequest) else "messages",
             )
         limit = wanted if wanted is not None else room
         if job.max_output_tokens:
@@ -252,7 +254,8 @@ class LlamaBackend:
             raise UnsupportedError("an answer with several choices cannot be resumed", param="n")
         if any(token >= self._model.n_vocab for token in job.resume):
             raise InvalidRequestError("the tokens to resume after are not of this model", param="resume")
-        bound = constraint.build(request, self._family, thinking, may_think=self._may_think)
+        is_raw = isinstance(request, CompletionRequest)
+        bound = None if is_raw else constraint.build(request, self._family, thinking, may_think=self._may_think)
         parser = MessageParser(
             self._family,
             request.tools if _offers_tools(request) else (),
@@ -265,8 +268,8 @@ class LlamaBackend:
             [*prompt.tokens, *job.resume],
             limit - len(job.resume),
             sampler=Sampler(self._model, sampler.parameters(request, self._model, choice), bound),
-            vocabulary=self._vocabulary,
-            parser=parser,
+            vocabulary=self._plain if is_raw else self._vocabulary,
+            parser=None if is_raw else parser,
         )
         sequence.spans = prompt.spans
         return sequence
@@ -297,9 +300,10 @@ class LlamaBackend:
 
     def _capabilities(self) -> tuple[str, ...]:
         if self._prompts.template is None:
-            return ("tokenize",)
+            return ("completions", "tokenize")
         sees = ("vision",) if self._prompts.vision is not None else ()
-        return ("chat", "json-schema", "tools", "tokenize", *sees)  # a template that shows no tools has them described
+        # a template that shows no tools has them described
+        return ("chat", "completions", "json-schema", "tools", "tokenize", *sees)
 
 
 class _Active:

@@ -10,7 +10,7 @@ import re
 import secrets
 from collections.abc import Sequence
 
-from mcd.api.request import ChatRequest
+from mcd.api.request import ChatRequest, CompletionRequest
 from mcd.engine.aside import Aside, Outcome
 from mcd.engine.backend import Job, Task, blind
 from mcd.engine.chat import Template, no_template
@@ -97,6 +97,10 @@ class Prompts:
         Raises:
             UserError: The request cannot be served as written.
         """
+        if isinstance(request, CompletionRequest):
+            self._pending[asked.id] = asked, Written("", ())
+            self._long.add(asked.id, lambda: self._as_it_is(request.prompt), len(request.prompt))
+            return
         if self.template is None:
             raise no_template()
         pictures = _pictures(request)
@@ -114,6 +118,19 @@ class Prompts:
             except UserError:
                 self.cancel(asked.id)
                 raise
+
+    def _as_it_is(self, prompt: str | tuple[int, ...]) -> Prompt:
+        """The prompt of a completion; called in a thread."""
+        if isinstance(prompt, str):
+            add_special = not (bool(self._bos) and prompt.startswith(self._bos))
+            tokens = self._model.tokenize(prompt.encode("utf-8", "replace"), add_special=add_special)
+        else:
+            tokens = list(prompt)
+        if not tokens:
+            raise InvalidRequestError("the prompt is empty", param="prompt")
+        if max(tokens) >= self._model.n_vocab:
+            raise InvalidRequestError("prompt holds token ids that are not of this model", param="prompt")
+        return Prompt("", tokens)
 
     def cancel(self, asked_id: int) -> Job | Task | None:
         """Forget a request; None when its prompt was not being made."""

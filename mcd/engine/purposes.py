@@ -21,7 +21,7 @@ def pooling_of(architecture: str, stated: int | None) -> int | None:
 
 
 def does(pooling: int | None, *, has_template: bool) -> tuple[str, ...]:
-    """In words of the list of known models; empty for a model that only completes text."""
+    """In words of the list of known models."""
     if pooling is not None:
         return ("rerank",) if pooling == RANK else ("embeddings",)
-    return ("chat",) if has_template else ()
+    return ("chat",) if has_template else ("completions",)

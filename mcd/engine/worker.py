@@ -12,11 +12,11 @@ import sys
 import time
 from typing import TypeVar
 
-from mcd.api.request import ChatRequest
+from mcd.api.request import ChatRequest, CompletionRequest
 from mcd.api.tasks import decode_request
 from mcd.engine import crash, load, messages
 from mcd.engine.answer import Answer, Turn
-from mcd.engine.backend import Backend, Job, StartError, Task, blind, n_pictures
+from mcd.engine.backend import Backend, Job, StartError, Task, blind, n_pictures, not_done
 from mcd.engine.link import LinkClosedError, WorkerLink
 from mcd.engine.messages import (
     Cancel,
@@ -188,7 +188,10 @@ class Worker:
                 raise InvalidRequestError("only a chat can be resumed", param="resume")
             self._backend.submit_task(Task(frame.id, request, answer, len(raw), asked_ms))
             return
-        if n_pictures(request) and "vision" not in self._backend.facts().capabilities:
+        capabilities = self._backend.facts().capabilities
+        if isinstance(request, CompletionRequest) and "completions" not in capabilities:
+            raise not_done(request, capabilities)
+        if n_pictures(request) and "vision" not in capabilities:
             raise blind()
         job = Job(
             frame.id,

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from random import Random
 
-from mcd.api.request import ChatRequest
+from mcd.api.request import ChatRequest, CompletionRequest
 from mcd.api.tasks import CAPABILITIES, AnyRequest, EmbeddingsRequest, RerankRequest, TaskRequest
 from mcd.cards import RouteTerm
 from mcd.errors import ClaimedFaultError, McdError, RefusedError
@@ -215,6 +215,8 @@ def want_of(request: AnyRequest) -> Want:
 
 def _n_chat_chars(request: ChatRequest) -> int:
     """Of what the template shows: agents' tools and calls are often longer than what is said."""
+    if isinstance(request, CompletionRequest):
+        return len(request.prompt) * (1 if isinstance(request.prompt, str) else CHARS_PER_TOKEN)
     n_chars = sum(len(tool.description or "") + len(tool.parameters or b"") for tool in request.tools)
     for message in request.messages:
         n_chars += len(message.content or "") + sum(len(call.function.arguments) for call in message.tool_calls)

@@ -79,7 +79,8 @@ class Gateway:
         }
         tasks = Tasks(bridge, metrics, log)
         self._posts: dict[str, _Post] = {
-            "/chat/completions": self._completions.answer,
+            "/chat/completions": self._completions.chat,
+            "/completions": self._completions.legacy,
             "/embeddings": tasks.embeddings,
             "/rerank": tasks.rerank,
             "/tokenize": tasks.tokenize,

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: from body to last byte, streamed or whole.   [GW-30] [GW-31]
+"""POST /v1/chat/completions and /v1/completions: from body to last byte, streamed or whole.   [GW-30] [GW-31]
 
 While nothing has been sent, a failure is an HTTP status. From the first byte on it is an event of the stream.
 The first keep-alive therefore waits a second: most failures are known by then.
@@ -13,10 +13,9 @@ import time
 
 from aiohttp import web
 
-from mcd.api import chat, sse
-from mcd.api.completion import Assembler
+from mcd.api import chat, completion, legacy, sse
 from mcd.api.events import AnswerEvent, Answering
-from mcd.api.request import ChatRequest
+from mcd.api.request import ChatRequest, CompletionRequest
 from mcd.errors import McdError, RemoteProtocolError, SlowClientError, UserError
 from mcd.gateway.bridge import Answer, Bridge
 from mcd.gateway.metrics import Metrics
@@ -37,7 +36,7 @@ _HEADER_VALUE = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 
 
 class Completions:
-    """Answers chat requests. Owner: `mcd.gateway.app`."""
+    """Answers requests for generated text. Owner: `mcd.gateway.app`."""
 
     def __init__(self, bridge: Bridge, metrics: Metrics, log: Log) -> None:
         """Take what every answer needs."""
@@ -45,13 +44,19 @@ class Completions:
         self._metrics = metrics
         self._log = log
 
-    async def answer(self, http: web.BaseRequest, body: bytes, request_id: str) -> web.StreamResponse:
-        """Serve one request.
+    async def chat(self, http: web.BaseRequest, body: bytes, request_id: str) -> web.StreamResponse:
+        """Serve POST /v1/chat/completions.
 
         Raises:
             McdError: It failed before anything was sent.
         """
-        request = chat.parse(body)
+        return await self._answer(http, chat.parse(body), request_id)
+
+    async def legacy(self, http: web.BaseRequest, body: bytes, request_id: str) -> web.StreamResponse:
+        """Serve POST /v1/completions; raises as `chat` does."""
+        return await self._answer(http, legacy.parse(body), request_id)
+
+    async def _answer(self, http: web.BaseRequest, request: ChatRequest, request_id: str) -> web.StreamResponse:
         self._metrics.n_requests += 1
         meter = _Meter(self._metrics, time.monotonic())
         outcome = "ok"
@@ -80,7 +85,7 @@ class Completions:
             )
 
     async def _whole(self, request: ChatRequest, answer: Answer, meter: _Meter) -> web.StreamResponse:
-        assembler = Assembler(request, _completion_id(), int(time.time()))
+        assembler = _assembler(request)
         while (events := await answer.batch(KEEP_ALIVE_S)) != []:
             if events is not None:
                 meter.see(events)
@@ -92,7 +97,7 @@ class Completions:
     async def _stream(
         self, http: web.BaseRequest, request: ChatRequest, answer: Answer, meter: _Meter, request_id: str
     ) -> web.StreamResponse:
-        stream = _Stream(http, sse.StreamEncoder(request, _completion_id(), int(time.time())), meter, request_id)
+        stream = _Stream(http, _encoder(request), meter, request_id)
         try:
             while (events := await answer.batch(stream.patience_s())) != []:
                 await stream.write(events)
@@ -224,5 +229,16 @@ def who_answered(peer_id: str, model: str) -> dict[str, str]:
     return {name: value for name, value in known.items() if _HEADER_VALUE.fullmatch(value)}
 
 
-def _completion_id() -> str:
-    return f"chatcmpl-{os.urandom(12).hex()}"
+def _assembler(request: ChatRequest) -> completion.Assembler:
+    made_for = legacy.Assembler if isinstance(request, CompletionRequest) else completion.Assembler
+    return made_for(request, _completion_id(request), int(time.time()))
+
+
+def _encoder(request: ChatRequest) -> sse.StreamEncoder:
+    made_for = legacy.StreamEncoder if isinstance(request, CompletionRequest) else sse.StreamEncoder
+    return made_for(request, _completion_id(request), int(time.time()))
+
+
+def _completion_id(request: ChatRequest) -> str:
+    prefix = "cmpl" if isinstance(request, CompletionRequest) else "chatcmpl"
+    return f"{prefix}-{os.urandom(12).hex()}"

@@ -177,7 +177,7 @@ def is_too_large(status: EngineStatus, ask: Ask) -> bool:
 
 def generates(status: EngineStatus) -> bool:
     """Whether the model answers with tokens of its own; while it is not loaded nobody knows, and most do."""
-    return not status.capabilities or "chat" in status.capabilities
+    return not status.capabilities or not {"chat", "completions"}.isdisjoint(status.capabilities)
 
 
 def _retry_loading_s(status: EngineStatus) -> Seconds:

@@ -13,7 +13,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-CAPABILITY_VERSION = 4
+CAPABILITY_VERSION = 5
 """2026-11-24: version 1, the first. 2026-11-25: version 2, request kinds besides chat; version 3, loads. 2026-11-28:
 version 4, when a request was asked."""
 

@@ -41,7 +41,7 @@ class Body(Private, frozen=True, kw_only=True):
     """The plaintext of a sealed request, encoded as a JSON object.   [ENV-20]"""
 
     kind: Annotated[str, Meta(max_length=MAX_KIND_CHARS)] = "chat"
-    """``chat``, ``embeddings``, ``rerank``, ``tokenize`` or ``detokenize``; others are answered with a Failure."""
+    """One of those that specs/06 lists; others are answered with a Failure."""
     request: msgspec.Raw
     """The request object as the entry normalised it (specs/06 lists the members of each kind)."""
     resume: Annotated[tuple[U32, ...], Meta(max_length=MAX_OUTPUT_TOKENS)] = ()

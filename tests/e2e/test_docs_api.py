@@ -62,6 +62,7 @@ def test_examples_work(mesh: LocalMesh, tmp_path: Path) -> None:
         found.setdefault(path, []).append(answer)
     assert {model["id"] for model in found["/v1/models"][0]["data"]} == {NANO, EMBEDS, RANKS}
     assert found["/v1/chat/completions"][0]["choices"][0]["message"]["content"]
+    assert found["/v1/completions"][0]["choices"][0]["text"]
     assert len(found["/v1/embeddings"][0]["data"]) == 2
     assert len(found["/v1/rerank"][0]["results"]) == 2
     text, conversation = found["/tokenize"]

@@ -75,6 +75,14 @@ def test_every_endpoint_over_the_mesh(mesh: LocalMesh, tmp_path: Path) -> None:
         assert chat.usage is not None
         assert counted["count"] == chat.usage.prompt_tokens > tokens["count"]
 
+        answered = client.chat.completions.create(model=CHAT, messages=messages, max_tokens=12)  # type: ignore[arg-type]
+        plain = client.completions.create(model=CHAT, prompt=counted["tokens"], max_tokens=12)
+        assert plain.choices[0].text == answered.choices[0].message.content
+        assert plain.usage is not None
+        assert plain.usage.prompt_tokens == counted["count"]
+        with pytest.raises(openai.BadRequestError, match=f"use a model that does completions: {CHAT}"):
+            client.completions.create(model="tiny-bert-1", prompt="hello")
+
         with pytest.raises(openai.BadRequestError) as wrong:
             client.embeddings.create(model=CHAT, input="hello")
         assert wrong.value.code == "unsupported_parameter"

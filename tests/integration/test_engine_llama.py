@@ -6,11 +6,13 @@ import os
 import random
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
-from mcd.api.request import ChatMessage, ChatRequest
+from mcd.api.request import ChatMessage, ChatRequest, CompletionRequest
+from mcd.api.tasks import DetokenizeRequest, TokenizeRequest
 from mcd.engine.catalogue import EngineSpec, resolve
 from mcd.engine.messages import CREDIT_CHUNKS, EngineOptions
 from mcd.errors import EngineDeadError
@@ -178,11 +180,50 @@ async def test_too_long_is_said_sealed_and_costs_nothing(tiny: EngineSpec) -> No
 async def test_model_without_template_says_so(tmp_path: Path) -> None:
     path = gguf_make.make(tmp_path / "base.gguf", template=None)
     async with running(EngineSpec(alias="base", backend="llama", source=str(path)), FOUR) as side:
-        assert side.engine.status().capabilities == ("tokenize",)
+        assert side.engine.status().capabilities == ("completions", "tokenize")
         assert "chat template" in side.engine.status().detail
         answer = await side.ask(chat("hello"))
         assert answer.failure is not None
         assert "no chat template" in answer.failure.message
+
+
+@pytest.mark.spec("ENV-50")
+async def test_a_completion_goes_on_with_its_prompt_as_it_is(nano: EngineSpec) -> None:
+    """The prompt that a chat's template writes, given as text and as ids, has the chat's answer."""
+    asked = chat("what is mcd?", temperature=0.0, max_tokens=30)
+    how: dict[str, Any] = {"model": "nano", "temperature": 0.0, "max_tokens": 30}
+    async with running(nano, FOUR) as side:
+        answered = await side.ask(asked)
+        ids = tuple((await side.ask(TokenizeRequest(model="nano", chat=asked))).ids)
+        text = (await side.ask(DetokenizeRequest(model="nano", tokens=ids))).joined
+        for prompt in (ids, text):
+            same = await side.ask(CompletionRequest(prompt=prompt, **how))
+            assert (same.n_prompt_tokens, same.tokens, same.text) == (len(ids), answered.tokens, answered.text)
+        other = await side.ask(CompletionRequest(prompt="what is mcd?", **how))
+        assert other.n_prompt_tokens < len(ids)
+        assert other.tokens != answered.tokens
+        cut = answered.tokens[:7]
+        rest = await side.ask(CompletionRequest(prompt=text, **how), resume=cut)
+        assert rest.tokens == answered.tokens[7:]
+        stopped = await side.ask(CompletionRequest(prompt=text, n=2, stop=(answered.text[12:16],), **how))
+        assert [stopped.choice(0), stopped.choice(1)] == [answered.text[:12]] * 2
+        await wait_idle(side)
+
+
+async def test_a_completion_that_cannot_be_is_refused_with_its_prompt_named(tmp_path: Path) -> None:
+    path = gguf_make.make(tmp_path / "base.gguf", template=None)
+    async with running(EngineSpec(alias="base", backend="llama", source=str(path)), FOUR) as side:
+        for prompt, code in (
+            ("word " * 600, "context_length_exceeded"),
+            ((5, 2**31 - 1), "invalid_request"),
+            ((), "invalid_request"),
+        ):
+            refused = await side.ask(CompletionRequest(model="base", prompt=prompt))
+            assert refused.failure is not None
+            assert (refused.failure.code, refused.failure.param) == (code, "prompt")
+        answer = await side.ask(CompletionRequest(model="base", prompt="once", max_tokens=5, temperature=0.0))
+        assert len(answer.tokens) == 5
+        await wait_idle(side)
 
 
 async def test_leaving_frees_the_slot_within_a_step(tiny: EngineSpec) -> None:

@@ -253,7 +253,7 @@ async def test_a_template_that_bombs_at_once_is_none(tmp_path: Path) -> None:
     path = gguf_make.make(tmp_path / "always.gguf", template=LOOP + gguf_make.TEMPLATE)
     async with running(EngineSpec(alias="always", backend="llama", source=str(path))) as side:
         assert "needs more than 2 s" in side.engine.status().detail
-        assert side.engine.status().capabilities == ("tokenize",)
+        assert side.engine.status().capabilities == ("completions", "tokenize")
         answer = await side.ask(chat("hello"))
         assert answer.failure is not None
         assert (answer.failure.code, answer.failure.param) == ("unsupported_parameter", "messages")

@@ -130,6 +130,28 @@ def test_reasoning_logprobs_and_several_choices() -> None:
     with_client(ScriptedEntry(steps), body)
 
 
+@pytest.mark.spec("GW-39")
+def test_the_older_completions() -> None:
+    async def body(client: openai.AsyncOpenAI, running: Running) -> None:
+        answer = await client.completions.create(model=MODEL, prompt=CANARY, max_tokens=5)
+        assert (answer.object, answer.choices[0].text, answer.choices[0].finish_reason) == (
+            "text_completion",
+            "Hello!",
+            "stop",
+        )
+        assert answer.usage is not None
+        assert answer.usage.total_tokens == 7
+        stream = await client.completions.create(model=MODEL, prompt=[1, 2], stream=True)
+        assert "".join([chunk.choices[0].text async for chunk in stream]) == "Hello!"
+        assert [request.prompt for request in running.entry.requests] == [CANARY, (1, 2)]
+        assert [request.max_tokens for request in running.entry.requests] == [5, 16]
+        with pytest.raises(openai.BadRequestError) as caught:
+            await client.completions.create(model=MODEL, prompt=["a", "b"])
+        assert (caught.value.param, caught.value.code) == ("prompt", "unsupported_parameter")
+
+    with_client(ScriptedEntry(), body)
+
+
 @pytest.mark.spec("GW-32")
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_a_client_that_leaves_cancels_the_answer_at_once(is_stream: bool) -> None:

@@ -32,11 +32,11 @@ def test_purpose(architecture: str, stated: int | None, pooling: int | None, wor
 
 
 def test_facts_of_files(tmp_path: Path) -> None:
-    assert does(None, has_template=False) == ()
+    assert does(None, has_template=False) == ("completions",)
     for path, words in (
         (make_encoder(tmp_path / "a.gguf"), ("embeddings",)),
         (make_encoder(tmp_path / "b.gguf", pooling=RANK), ("rerank",)),
         (gguf_make.make(tmp_path / "c.gguf"), ("chat",)),
-        (gguf_make.make(tmp_path / "d.gguf", template=None), ()),
+        (gguf_make.make(tmp_path / "d.gguf", template=None), ("completions",)),
     ):
         assert facts_of(check_file(str(path))).does == words
