@@ -46,6 +46,7 @@ def start_two(mesh: LocalMesh, engine: str) -> tuple[Peer, dict[str, Peer]]:
     return entry, by_id
 
 
+@pytest.mark.timed
 def test_kill_freeze_and_leave_are_seen_in_time(mesh: LocalMesh, script: Callable[..., str]) -> None:
     entry, by_id = start_two(mesh, script(HELLO))
     (killed_id, killed), (frozen_id, frozen) = by_id.items()

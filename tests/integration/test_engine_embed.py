@@ -325,6 +325,7 @@ async def test_a_cancelled_task_owes_the_prompts_of_the_results_that_were_sealed
         assert counted > n_tokens  # the query counts with each document
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("as_chat", [False, True])
 async def test_streams_go_on_beside_a_long_text(tmp_path: Path, as_chat: bool) -> None:
     path = gguf_make.make(tmp_path / "wide.gguf", text_only=True, n_ctx=16_384)

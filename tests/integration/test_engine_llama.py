@@ -274,6 +274,7 @@ async def test_slow_reader_pauses_its_own_slot_only(tmp_path: Path) -> None:
     assert slow.n_chunks > CREDIT_CHUNKS
 
 
+@pytest.mark.timed
 async def test_killed_process_is_noticed_and_replaced(tiny: EngineSpec) -> None:
     async with running(tiny, FOUR) as side:
         before = side.engine.keys()

@@ -80,6 +80,7 @@ def children() -> set[int]:
     return {child.pid for child in psutil.Process().children(recursive=True)}
 
 
+@pytest.mark.timed
 def test_each_bomb_costs_its_own_request_alone(start: Callable[[str], Rendering]) -> None:
     rendering = start(TEMPLATE)
     usual = ask(rendering, "hello")
@@ -175,6 +176,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> EngineSpec:
     return EngineSpec(alias="hostile", backend="llama", source=str(path))
 
 
+@pytest.mark.timed
 async def test_requests_beside_a_bomb_run_on(hostile: EngineSpec) -> None:
     async with running(hostile) as side:
         pid = side.engine.pid

@@ -152,6 +152,7 @@ def test_the_older_completions() -> None:
     with_client(ScriptedEntry(), body)
 
 
+@pytest.mark.timed
 @pytest.mark.spec("GW-32")
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_a_client_that_leaves_cancels_the_answer_at_once(is_stream: bool) -> None:

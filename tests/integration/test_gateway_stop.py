@@ -60,6 +60,7 @@ def open_stream(port: int) -> tuple[http.client.HTTPConnection, http.client.HTTP
     return connection, response
 
 
+@pytest.mark.timed
 @pytest.mark.spec("GW-80")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_live_streams_with_a_reason_and_the_process_in_time(daemon: Daemon, number: int) -> None:
@@ -80,6 +81,7 @@ def test_a_signal_ends_live_streams_with_a_reason_and_the_process_in_time(daemon
     assert not daemon.control.exists()
 
 
+@pytest.mark.timed
 @pytest.mark.spec("GW-80")
 def test_clients_that_do_not_read_cannot_hold_the_process(daemon: Daemon) -> None:
     stuck = socket.create_connection(("127.0.0.1", daemon.port))

@@ -139,6 +139,7 @@ async def test_a_peer_that_was_away_is_dialled_again_at_once() -> None:
             await right.close()
 
 
+@pytest.mark.timed
 async def test_a_dead_address_among_good_ones_costs_a_moment() -> None:
     with socket.socket() as hole:
         hole.bind(("127.0.0.5", 0))
@@ -150,6 +151,7 @@ async def test_a_dead_address_among_good_ones_costs_a_moment() -> None:
             assert trio.current_time() - start_s < 2
 
 
+@pytest.mark.timed
 async def test_a_peer_that_never_answers_costs_five_seconds() -> None:
     with socket.socket() as hole:
         hole.bind(("127.0.0.5", 0))
@@ -275,6 +277,7 @@ async def test_a_stock_peer_dials_us_and_is_served() -> None:
 # --- the end -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timed
 async def test_closing_with_20_links_and_50_streams_is_quick() -> None:
     """0.35 s on a quiet core; libp2p takes 0.1 s for each link in turn."""
     async with running("127.0.0.1", max_per_address=32) as host:
@@ -343,6 +346,7 @@ async def test_a_service_that_hears_nothing_holds_up_neither_links_nor_the_end()
             await until(lambda: not host.links(), 5)
 
 
+@pytest.mark.timed
 async def test_the_end_waits_for_no_task_of_libp2p_that_never_ends() -> None:
     with trio.fail_after(20):
         async with running("127.0.0.1") as host:

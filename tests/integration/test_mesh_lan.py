@@ -28,6 +28,7 @@ def presence(peer: PeerId, network: str, port: int = 4101) -> Presence:
     return Presence(peer, network, port, LOOPBACK)
 
 
+@pytest.mark.timed
 @pytest.mark.spec("DISC-60", "DISC-61")
 async def test_peers_of_one_network_find_each_other_and_the_loop_goes_on() -> None:
     seen: dict[str, dict[PeerId, Sequence[str]]] = {"ann": {}, "bob": {}, "eve": {}}

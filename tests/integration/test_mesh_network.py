@@ -52,6 +52,7 @@ async def process(
             await child.stdout.aclose()
 
 
+@pytest.mark.timed
 @pytest.mark.spec("DISC-01", "DISC-70")
 async def test_a_dead_bootstrap_address_delays_nothing_and_is_tried_again() -> None:
     peer = Peer("lonely", network="n1", bootstrap=(DEAD,))
@@ -77,6 +78,7 @@ async def test_a_bootstrap_peer_that_comes_later_is_found() -> None:
             await until(link_to(early, late.peer_id))
 
 
+@pytest.mark.timed
 @pytest.mark.spec("DISC-73")
 async def test_a_clean_exit_is_seen_at_once_and_takes_less_than_a_second() -> None:
     ann, bob = Peer("ann", network="n3"), Peer("bob", network="n3")

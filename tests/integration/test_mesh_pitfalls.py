@@ -114,6 +114,7 @@ async def test_3_a_client_that_goes_away_mid_write_harms_nobody() -> None:
 # --- 8: a connect costs 250 ms --------------------------------------------------------------------------------
 
 
+@pytest.mark.timed
 async def test_8_a_connect_does_not_wait_for_the_fallback() -> None:
     async with running("127.0.0.1") as ours, stock() as theirs:
         took_s = []
@@ -275,6 +276,7 @@ async def slow_path(host: Host, one_way_s: float) -> AsyncIterator[str]:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.timed
 async def test_20_a_warm_stream_costs_one_round_trip() -> None:
     rtt_s = 0.2
     async with running("127.0.0.1") as right, slow_path(right, rtt_s / 2) as address, running("127.0.0.2") as left:
