@@ -227,9 +227,11 @@ async def start() -> Child:
             cwd="/",
             **OWN_GROUP,
         )
-    except OSError as error:
+    except BaseException as error:
         ours.close()
-        raise EngineDeadError(f"cannot start an inference process: {system_reason(error)}") from None
+        if isinstance(error, OSError):
+            raise EngineDeadError(f"cannot start an inference process: {system_reason(error)}") from None
+        raise
     finally:
         theirs.close()
     return Child(process, trio.SocketStream(trio.socket.from_stdlib_socket(ours)))

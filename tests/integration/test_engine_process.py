@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -191,6 +192,7 @@ async def test_death_ends_every_request_and_three_degrade(hello: EngineSpec) -> 
         assert "SIGKILL" in side.engine.status().detail
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("state", ["running", "frozen"])
 async def test_stop_takes_less_than_two_seconds(hello: EngineSpec, state: str) -> None:
     async with running(hello) as side:
@@ -270,6 +272,14 @@ async def test_submit_before_ready_and_after_the_end(hello: EngineSpec) -> None:
             pass
 
 
+async def test_a_start_that_is_cancelled_leaves_no_socket_behind() -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await supervise.start()
+    assert scope.cancelled_caught
+    gc.collect()  # warns of every socket that it finds open, and warnings are errors
+
+
 async def test_worker_inherits_nothing_but_what_it_needs(hello: EngineSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_OF_THE_OPERATOR", "x")
     environment = supervise._environment()
@@ -321,7 +331,9 @@ def test_a_frozen_worker_does_not_outlive_its_daemon(in_session: str) -> None:
         worker = psutil.Process(int(lines.readline()))
     try:
         worker.suspend()
-        while worker.status() != psutil.STATUS_STOPPED:
+        until = time.monotonic() + 20
+        while (status := worker.status()) != psutil.STATUS_STOPPED:
+            assert time.monotonic() < until, f"{status} instead of frozen"
             time.sleep(0.01)
         parent.kill()
         parent.wait()
