@@ -18,6 +18,7 @@ import resource
 import select
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import IntEnum
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mcd.engine import kernel
+from mcd.errors import McdError
 
 MAX_INHERITED_FD = 256
 """A worker that starts has a handful."""
@@ -59,12 +61,12 @@ def start(name: bytes, keep: Callable[[int, int, int], None]) -> tuple[int, int]
 
     Args:
         name: Of the keeper's process, for people.
-        keep: What it does with its two ends and the size of the worker's address space; it ends when this returns.
+        keep: What it does with its two ends and the size of the worker's data; it ends when this returns.
 
     Raises:
         OSError: No process can be made.
     """
-    size_bytes = _address_space_bytes()  # asked here: a child may not even look at its own /proc
+    size_bytes = _data_bytes()  # asked here: a child may not even look at its own /proc
     requests, answers = os.pipe(), os.pipe()
     worker = os.getpid()
     if os.fork() == 0:
@@ -85,6 +87,78 @@ def _become_keeper(name: bytes, keep: Callable[[], None], worker: int, ends: tup
         keep()
     finally:
         os._exit(0)  # whatever happened: the worker sees us gone, and nothing of its stack may run here
+
+
+# --- the worker's end ----------------------------------------------------------------------------------------------
+
+
+class Channel:
+    """One request under way, the others in order behind it. Owner: who asks."""
+
+    def __init__(self, ends: tuple[int, int], max_answer_bytes: int, gone: McdError) -> None:
+        """Take over the ends that `start` gave; nothing is sent yet. ``gone`` is raised once the keeper has ended."""
+        self._requests, self._answers = ends
+        self._max_answer_bytes = max_answer_bytes
+        self._gone = gone
+        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._current: int | None = None
+
+    def fileno(self) -> int:
+        """Readable when an answer is there, or the process has gone."""
+        return self._answers
+
+    @property
+    def n_waiting(self) -> int:
+        """Requests not answered yet."""
+        return len(self._waiting) + (self._current is not None)
+
+    def ask(self, body: bytes) -> bytes:
+        """Ask at once and wait for the answer, while nothing else is under way."""
+        assert self._current is None
+        self._send(body)
+        return self._receive()
+
+    def submit(self, job_id: int, body: bytes) -> None:
+        """Queue a request; `take` will have its answer."""
+        self._waiting.append((job_id, body))
+        self._advance()
+
+    def cancel(self, job_id: int) -> None:
+        """Forget a request; one under way goes on, and nobody will have its answer."""
+        self._waiting = deque(entry for entry in self._waiting if entry[0] != job_id)
+
+    def take(self) -> tuple[int, bytes] | None:
+        """One answer, if there is one, and whose it is."""
+        if not select.select([self._answers], [], [], 0)[0]:
+            return None
+        answer = self._receive()  # all of it is on its way
+        job_id, self._current = self._current, None
+        if job_id is None:
+            raise self._gone  # it spoke unasked
+        self._advance()
+        return job_id, answer
+
+    def close(self) -> None:
+        """End the process: it ends when its channel does."""
+        os.close(self._requests)
+        os.close(self._answers)
+
+    def _advance(self) -> None:
+        if self._current is None and self._waiting:
+            self._current, body = self._waiting.popleft()
+            self._send(body)  # the keeper is waiting for it, so this is as quick as copying
+
+    def _send(self, body: bytes) -> None:
+        try:
+            send(self._requests, body)
+        except OSError:
+            raise self._gone from None
+
+    def _receive(self) -> bytes:
+        answer = receive(self._answers, self._max_answer_bytes)
+        if answer is None:
+            raise self._gone
+        return answer
 
 
 # --- frames --------------------------------------------------------------------------------------------------------
@@ -206,9 +280,9 @@ def freeze() -> None:
 def limit_child(keeper: int, name: bytes, ceiling_bytes: int) -> None:
     """End with the keeper; bound our memory, unless ``ceiling_bytes`` is 0; let the kernel end us when time is up."""
     end_with(keeper, name)
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)  # not of addresses: a GPU's libraries take gigabytes of those
     if ceiling_bytes and (hard == resource.RLIM_INFINITY or ceiling_bytes < hard):
-        resource.setrlimit(resource.RLIMIT_AS, (ceiling_bytes, ceiling_bytes))
+        resource.setrlimit(resource.RLIMIT_DATA, (ceiling_bytes, ceiling_bytes))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the kernel ends us, whatever we are in the middle of
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
 
@@ -244,9 +318,9 @@ def end_with(parent: int, name: bytes) -> None:
         kernel.call("prctl", _PR_SET_NAME, name, 0, 0, 0)
 
 
-def _address_space_bytes() -> int:
-    """Of this process; 0 where the system does not say, and then there is no ceiling either."""
+def _data_bytes() -> int:
+    """What this process may write to; 0 where the system does not say, and then there is no ceiling either."""
     try:
-        return int(Path("/proc/self/statm").read_bytes().split()[0]) * resource.getpagesize()
-    except (OSError, ValueError):
+        return int(Path("/proc/self/statm").read_bytes().split()[5]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
         return 0

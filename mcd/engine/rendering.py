@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import select
-from collections import deque
-
-from mcd.engine import killable, renderer
-from mcd.engine.killable import Status
+from mcd.engine import renderer
+from mcd.engine.killable import Channel, Status
 from mcd.errors import ContextLengthError, InvalidRequestError, McdError, UserError
 
 _SHOWN_CHARS = 200
@@ -28,11 +24,10 @@ class TemplateError(McdError):
 class Rendering:
     """Owner: LlamaBackend, of the channel to the template process that the worker started."""
 
-    def __init__(self, channel: tuple[int, int]) -> None:
+    def __init__(self, ends: tuple[int, int]) -> None:
         """Take over the channel; nothing is sent yet."""
-        self._requests, self._answers = channel
-        self._waiting: deque[tuple[int, bytes]] = deque()
-        self._current: int | None = None
+        gone = RendererGoneError("the template process has ended")
+        self._channel = Channel(ends, renderer.MAX_ANSWER_BYTES, gone)
 
     @classmethod
     def start(cls) -> Rendering:
@@ -45,12 +40,12 @@ class Rendering:
 
     def fileno(self) -> int:
         """Readable when an answer is there, or the process has gone."""
-        return self._answers
+        return self._channel.fileno()
 
     @property
     def n_waiting(self) -> int:
         """Renderings asked for and not yet received."""
-        return len(self._waiting) + (self._current is not None)
+        return self._channel.n_waiting
 
     def load(self, source: str) -> None:
         """Compile the template; blocks.
@@ -58,8 +53,7 @@ class Rendering:
         Raises:
             TemplateError: It does not compile, within its limits.
         """
-        self._send(source.encode("utf-8", "replace"))
-        answer = self._receive()
+        answer = self._channel.ask(source.encode("utf-8", "replace"))
         if answer[0] != Status.DONE:
             raise TemplateError(f"the chat template does not compile: {_reason(answer)}")
 
@@ -70,9 +64,7 @@ class Rendering:
             UserError: The template refuses.
             TemplateError: It needs too much even for this.
         """
-        assert self._current is None
-        self._send(variables)
-        answer = self._receive()
+        answer = self._channel.ask(variables)
         if answer[0] in {Status.TOO_SLOW, Status.TOO_LARGE, Status.CRASHED}:
             raise TemplateError(f"the chat template {_reason(answer)} for a few words")
         return _result(answer)
@@ -86,12 +78,11 @@ class Rendering:
         """
         if len(variables) > renderer.MAX_REQUEST_BYTES:
             raise _too_long()
-        self._waiting.append((job_id, variables))
-        self._advance()
+        self._channel.submit(job_id, variables)
 
     def cancel(self, job_id: int) -> None:
         """Forget a rendering; one under way goes on, and nobody will have it."""
-        self._waiting = deque(entry for entry in self._waiting if entry[0] != job_id)
+        self._channel.cancel(job_id)
 
     def take(self) -> tuple[int, str | UserError] | None:
         """One finished rendering, if there is one: its job, and the prompt or why there is none.
@@ -99,39 +90,17 @@ class Rendering:
         Raises:
             RendererGoneError: The process has ended.
         """
-        if not select.select([self._answers], [], [], 0)[0]:
+        answered = self._channel.take()
+        if answered is None:
             return None
-        answer = self._receive()  # all of it is on its way
-        job_id, self._current = self._current, None
-        if job_id is None:
-            raise RendererGoneError("the template process spoke unasked")
-        self._advance()
         try:
-            return job_id, _result(answer)
+            return answered[0], _result(answered[1])
         except UserError as error:
-            return job_id, error
+            return answered[0], error
 
     def close(self) -> None:
         """End the process: it ends when its channel does."""
-        os.close(self._requests)
-        os.close(self._answers)
-
-    def _advance(self) -> None:
-        if self._current is None and self._waiting:
-            self._current, variables = self._waiting.popleft()
-            self._send(variables)  # the keeper is waiting for it, so this is as quick as copying
-
-    def _send(self, body: bytes) -> None:
-        try:
-            killable.send(self._requests, body)
-        except OSError:
-            raise RendererGoneError("the template process has ended") from None
-
-    def _receive(self) -> bytes:
-        answer = killable.receive(self._answers, renderer.MAX_ANSWER_BYTES)
-        if answer is None:
-            raise RendererGoneError("the template process has ended")
-        return answer
+        self._channel.close()
 
 
 def _result(answer: bytes) -> str:
