@@ -52,6 +52,11 @@ class Alternative:
             return any(self._differs(other, name) for name in self._fixed)
         return False
 
+    @property
+    def may_be_plain(self) -> bool:
+        """Whether it admits values in which nothing opens."""
+        return bool(self._kinds - _OPENS)
+
     def rivals(self, other: Alternative) -> bool:
         """Whether both may still be meant when an object or array opens in them."""
         shared = self._kinds & other._kinds

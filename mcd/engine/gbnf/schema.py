@@ -192,16 +192,21 @@ class SchemaCompiler:
         self._n_rivals *= n_rivals(alternatives)
         if self._n_rivals > MAX_RIVALS:
             raise self.rules.fault(f"{word} has too many alternatives that begin alike, perhaps in one another")
-        parts = []
-        for option in options:
+        self.rules.n_rivals = max(self.rules.n_rivals, self._n_rivals)
+        parts, plain = [], []
+        for option, alternative in zip(options, alternatives, strict=True):
             try:
                 parts.append(self._visit({"allOf": [beside, option]} if beside else option, name, depth + 1))
             except _NothingFitsError:
                 continue
+            if alternative.may_be_plain:
+                plain.append(parts[-1])
         self._n_rivals = outer
         if not parts:
             raise _NothingFitsError(word)
-        return self.rules.rule(f"{name}-any", " | ".join(dict.fromkeys(parts)))
+        union_name = self.rules.rule(f"{name}-any", " | ".join(dict.fromkeys(parts)))
+        self.rules.alike[union_name] = tuple(dict.fromkeys(plain))
+        return union_name
 
     def _enum(self, node: dict[str, Any], keys: set[str]) -> str:
         self._only(keys, frozenset({"const", "enum", "type", "nullable"}))
