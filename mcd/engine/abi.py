@@ -7,6 +7,7 @@ written to the wrong place, silently. The defaults it fills in are the witness: 
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 from typing import Any
 
@@ -51,6 +52,21 @@ def load_library() -> Any:
     _check(lib.llama_context_default_params(), EXPECTED_CONTEXT)
     _check(lib.llama_model_default_params(), EXPECTED_MODEL)
     return lib
+
+
+def library_path() -> str:
+    """Where the package keeps its library, for who needs that without the package.
+
+    Raises:
+        OSError: There is none.
+    """
+    found = importlib.util.find_spec("llama_cpp")
+    for folder in (found.submodule_search_locations or ()) if found is not None else ():
+        for ending in ("so", "dylib"):
+            path = os.path.join(folder, "lib", f"libllama.{ending}")
+            if os.path.exists(path):
+                return path
+    raise FileNotFoundError("llama_cpp has no library")
 
 
 def silence(log_set: Any) -> None:

@@ -73,6 +73,7 @@ class Aside(Generic[T]):
         """A heap of (size, order of arrival, key, call)."""
         self._arrivals = itertools.count()
         self._is_running = False
+        self._thread: threading.Thread | None = None
         self._done: deque[tuple[int, Outcome[T]]] = deque()
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
@@ -107,9 +108,12 @@ class Aside(Generic[T]):
         return self._read
 
     def close(self) -> None:
-        """Take no more."""
+        """Take no more; returns once the call that runs is done, whose memory may be freed then."""
         self._waiting.clear()
+        if self._thread is not None:
+            self._thread.join()
         os.close(self._read)
+        os.close(self._write)
 
     def _go_on(self) -> None:
         if self._is_running or not self._waiting:
@@ -123,4 +127,5 @@ class Aside(Generic[T]):
             self._done.append((key, outcome))
             os.write(self._write, b"\0")
 
-        threading.Thread(target=run, name="aside", daemon=True).start()
+        self._thread = threading.Thread(target=run, name="aside", daemon=True)
+        self._thread.start()

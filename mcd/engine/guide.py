@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mcd.engine import candidates
+from mcd.engine.compiler import unreadable
 from mcd.engine.gbnf.constraint import Bound, Constraint
 from mcd.engine.model import Model
 from mcd.engine.parsers.cursor import Markers
-from mcd.errors import UnsupportedError
 
 State = Literal["head", "thoughts", "free", "call", "answer"]
 """head: thoughts or a bound answer, as the model likes. free: text in which a call may begin."""
@@ -28,7 +28,7 @@ class Grammar:
     """One of llama.cpp's grammars and how far it has come. Owner: a Guide, which must close it."""
 
     def __init__(self, model: Model, text: str, param: str) -> None:
-        """Compile it.
+        """Read it.
 
         Raises:
             UnsupportedError: llama.cpp does not take it.
@@ -37,9 +37,7 @@ class Grammar:
         self._end = model.end_token
         self._handle: Any = self._lib.llama_sampler_init_grammar(model.vocab, text.encode(), b"root")
         if not self._handle:
-            raise UnsupportedError(
-                "the schema makes no grammar: it is too large, or refers to itself with nothing between", param=param
-            )
+            raise unreadable(param)
 
     def allows(self, token: int) -> bool:
         """Whether this token may come next."""
@@ -86,18 +84,15 @@ class Guide:
     """The constraint of one choice at work. Owner: its Sampler, which must close it."""
 
     def __init__(self, model: Model, constraint: Constraint, piece: Callable[[int], bytes]) -> None:
-        """Compile every grammar once, so that what llama.cpp refuses is refused before anything is said.
+        """Begin. llama.cpp has read all of the grammars before, in another process (`compiler`).
 
         Raises:
-            UnsupportedError: It is too large.
+            UnsupportedError: It takes none that begins here after all.
         """
         self._model = model
         self._constraint = constraint
         self._piece = piece
-        for text, param in constraint.grammars():
-            Grammar(model, text, param).close()
-        think = constraint.family.think
-        assert think is not None
+        think = constraint.think
         # bytes as Latin-1: a token may end inside a character, and marks are looked for all the same
         self._open = _latin(think.open)
         self._closing = Markers([_latin(think.close)])
@@ -122,7 +117,13 @@ class Guide:
             self.state = "answer" if constraint.head is None else "head"
             bound = constraint.head or constraint.answer
             assert bound is not None
-            self.grammar = Grammar(self._model, bound.text(), bound.rules.param)
+            self.grammar = Grammar(self._model, bound.text(), constraint.param)
+
+    def passes(self, token: int) -> bool:
+        """Whether this token of unbound text can set no grammar to work: nearly every token."""
+        if self._tokens or self._reading.head >= 0:
+            return False
+        return not self._watched.may_begin_in(self._text(token))
 
     @property
     def is_near(self) -> bool:
@@ -160,9 +161,9 @@ class Guide:
     # --- inside ---
 
     def _took_free(self, token: int) -> None:
+        if self.passes(token):
+            return
         text = self._text(token)
-        if not self._tokens and self._reading.head < 0 and not self._watched.may_begin_in(text):
-            return  # nearly every token
         opened = self.look(token)
         self._said += text
         self._tokens.append((token, len(text)))
@@ -272,7 +273,7 @@ class Guide:
             before = text[: reading.cut].encode("latin-1").decode("utf-8")
         except UnicodeDecodeError:
             return None  # a token that begins inside a character: no vocabulary has such with a mark in it
-        grammar = Grammar(self._model, reading.bound.text(before), reading.bound.rules.param)
+        grammar = Grammar(self._model, reading.bound.text(before), self._constraint.param)
         for token, _ in self._tokens:
             if not grammar.allows(token):
                 grammar.close()

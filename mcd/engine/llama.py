@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import platform
 from array import array
+from collections.abc import Callable
 from collections.abc import Sequence as Items
+from functools import partial
 
 from mcd.api.request import ChatRequest, CompletionRequest
 from mcd.api.tasks import DetokenizeRequest, TokenizeRequest
 from mcd.engine import crash, measure, sampler
+from mcd.engine.active import Active
+from mcd.engine.aside import Outcome
 from mcd.engine.backend import MAX_WAITING, MAX_WAITING_BYTES, Facts, Job, Task, n_pictures, not_done
+from mcd.engine.binding import Bindings
+from mcd.engine.compiler import Compiled, Dialect
+from mcd.engine.compiling import Compiling
 from mcd.engine.fit import CHECKPOINT_SHARE
-from mcd.engine.gbnf import constraint
+from mcd.engine.gbnf.constraint import param_of
 from mcd.engine.lexicon import Lexicon
 from mcd.engine.messages import EngineOptions, FailureCode
 from mcd.engine.model import Context, Model
 from mcd.engine.parsers import families
 from mcd.engine.parsers.message import MessageParser
 from mcd.engine.prompts import MAX_PICTURES, Prompt, Prompts, Written
-from mcd.engine.sampler import Sampler
+from mcd.engine.sampler import Sampler, is_light
 from mcd.engine.scheduler import Scheduler
 from mcd.engine.sequence import Sequence, Vocabulary
 from mcd.errors import ContextLengthError, InvalidRequestError, UnsupportedError, UserError
@@ -32,8 +39,8 @@ class LlamaBackend:
 
     sealing = 0
 
-    def __init__(self, model: Model, options: EngineOptions, prompts: Prompts) -> None:
-        """Allocate and measure. Takes over the model, and with ``prompts`` the processes that write them.
+    def __init__(self, model: Model, options: EngineOptions, prompts: Prompts, compiling: Compiling) -> None:
+        """Allocate and measure. Takes over the model, and the processes behind ``prompts`` and ``compiling``.
 
         Raises:
             StartError: For a reason that stays.
@@ -49,7 +56,9 @@ class LlamaBackend:
         self._prompts = prompts
         template = prompts.template
         self._family = families.family_of(template.dialect if template else "")
-        self._may_think = families.may_think(self._family, template.source if template else "")
+        may_think = families.may_think(self._family, template.source if template else "")
+        compiling.load(Dialect(template.dialect if template else "", may_think))
+        self._bindings = Bindings(compiling)
         self._vocabulary = Vocabulary(self._model, families.marks(self._family))
         self._plain = Vocabulary(self._model)
         """For completions: nobody reads their marks."""
@@ -62,7 +71,7 @@ class LlamaBackend:
             prompts.vision,
         )
         self._lexicon = Lexicon(model)
-        self._active: dict[int, _Active] = {}
+        self._active: dict[int, Active] = {}
         self._waiting_bytes = 0
         self._n_pictures = 0
         self._now: Seconds = 0.0
@@ -89,7 +98,8 @@ class LlamaBackend:
 
     def load(self) -> tuple[int, int]:
         """(running, waiting) sequences."""
-        return self._scheduler.n_running, self._scheduler.n_waiting + self._prompts.n_open + self._lexicon.n_open
+        n_open = self._prompts.n_open + self._bindings.n_open + self._lexicon.n_open
+        return self._scheduler.n_running, self._scheduler.n_waiting + n_open
 
     def submit(self, job: Job) -> None:
         """Have the template write the prompt; `step` goes on when it has.
@@ -134,26 +144,37 @@ class LlamaBackend:
         self._waiting_bytes += sign * asked.size_bytes
         self._n_pictures += sign * (n_pictures(asked.request) if isinstance(asked, Job) else 0)
 
-    def _begin(self, job: Job, written: Written) -> None:
-        """Tokenise, check the size, queue one sequence a choice.
+    def _begin(self, job: Job, written: Written, compiled: Compiled | None = None) -> None:
+        """Tokenise, check the size, make a sequence of each choice.
 
         Raises:
             UserError: The request cannot be served as written.
         """
         prompt = self._prompts.tokenize(written)
-        active = _Active(job, prompt)
+        active = Active(job, prompt)
         try:
             limit = self._limit(job, prompt)
             thinking = families.thinking_after(self._family, prompt.text)
             for choice in range(job.request.n):
-                active.sequences.append(self._sequence(job, choice, prompt, limit, thinking))
-            active.sequences[0].replay()
+                active.sequences.append(self._sequence(job, choice, prompt, limit, thinking, compiled))
+            is_quick = compiled is None or (is_light(compiled) and not job.resume)
+            if is_quick:
+                active.open()
         except UserError:
             active.close()
             raise
         self._active[job.id] = active
-        job.sink.started(len(prompt.tokens))
-        if active.sequences[0].finish_reason or limit <= len(job.resume):
+        if is_quick:
+            self._go_on(active)
+        else:
+            self._bindings.open(active)
+
+    def _go_on(self, active: Active) -> None:
+        """Queue what is ready."""
+        first, job = active.sequences[0], active.job
+        first.replay()
+        job.sink.started(len(active.prompt.tokens))
+        if first.finish_reason or first.limit <= 0:
             self._end_at_once(active)
             return
         for sequence in active.sequences:
@@ -166,6 +187,8 @@ class LlamaBackend:
         if self._prompts.n_open or not self._scheduler.has_computed:
             for asked, written in self._prompts.take():
                 self._written(asked, written)
+        if self._bindings.n_open or not self._scheduler.has_computed:
+            self._bind(now)
         self._lexicon.step()
         self._scheduler.step(now)
 
@@ -177,32 +200,64 @@ class LlamaBackend:
             self._take_in(asked, -1)
             self._lexicon.add_prompt(asked, lambda: self._prompts.tokenize(written).tokens)
             return
+        if param_of(asked.request) is None:
+            self._guarded(asked, partial(self._begin, asked, written))
+        else:
+            thinking = families.thinking_after(self._family, written.text or "")
+            self._bindings.submit(asked, written, thinking, self._now)
+
+    def _bind(self, now: Seconds) -> None:
+        """Take up what is compiled, and then what is ready to begin."""
+        for job, written, compiled in self._bindings.take(now):
+            if isinstance(compiled, UserError):
+                self._fail(job, compiled)
+            else:
+                self._guarded(job, partial(self._begin, job, written, compiled))
+        for job_id, outcome in self._bindings.take_opened():
+            active = self._active.get(job_id)
+            if active is not None:
+                self._guarded(active.job, partial(self._opened, active, outcome))
+
+    def _opened(self, active: Active, outcome: Outcome[bool]) -> None:
         try:
-            self._begin(asked, written)
+            outcome.take()
+        except UserError:
+            del self._active[active.job.id]
+            active.close()
+            raise
+        self._go_on(active)
+
+    def _guarded(self, job: Job, call: Callable[[], None]) -> None:
+        """Go on with a request; what goes wrong is its own end and nobody else's."""
+        try:
+            call()
         except UserError as error:
-            self._fail(asked, error)
+            self._fail(job, error)
         except Exception as error:  # noqa: BLE001 - a request that finds a bug of ours must not end all the others
             crash.report(type(error), error, error.__traceback__)
-            self._active.setdefault(asked.id, _Active(asked, Prompt("", [])))
-            self.cancel(asked.id)
-            asked.sink.broken(FailureCode.INTERNAL)
+            self._active.setdefault(job.id, Active(job, Prompt("", [])))
+            self.cancel(job.id)
+            job.sink.broken(FailureCode.INTERNAL)
 
     def _fail(self, asked: Job | Task, error: UserError) -> None:
         self._take_in(asked, -1)
         asked.sink.failed(error)
 
     def wait_s(self, now: Seconds) -> float | None:
-        """0 while there is work; later for what must be overwritten in time."""
-        return self._scheduler.wait_s(now)
+        """0 while there is work; later for what must be overwritten or forgotten in time."""
+        wait_s, due_at = self._scheduler.wait_s(now), self._bindings.due_at
+        if due_at is None:
+            return wait_s
+        return max(0.0, due_at - now) if wait_s is None else min(wait_s, max(0.0, due_at - now))
 
     def wakers(self) -> Items[int]:
-        """The processes that write prompts, and the lexicon; decoding is done in `step`."""
-        return (*self._prompts.wakers(), self._lexicon.waker())
+        """The processes that write prompts, and what threads do; decoding is done in `step`."""
+        return (*self._prompts.wakers(), *self._bindings.wakers(), self._lexicon.waker(), self._scheduler.fileno())
 
     def cancel(self, job_id: int, n_results: int = 0) -> Usage:
         """Free the job's slots."""
         self._lexicon.cancel(job_id)
-        asked = self._prompts.cancel(job_id)
+        asked = self._prompts.cancel(job_id) or self._bindings.cancel(job_id)
         if asked is not None:
             self._take_in(asked, -1)
         active = self._active.pop(job_id, None)
@@ -210,7 +265,7 @@ class LlamaBackend:
             return Usage(0, 0)
         self._take_in(active.job, -1)
         self._scheduler.remove(job_id, self._now)
-        active.prompt.close()
+        active.close()
         return active.usage()
 
     def pause(self, job_id: int, *, is_paused: bool) -> None:
@@ -220,7 +275,9 @@ class LlamaBackend:
     def close(self) -> None:
         """Free the model; end the processes that write prompts."""
         self._prompts.close()
+        self._bindings.close()
         self._lexicon.close()
+        self._scheduler.close()
         self._context.close()
         self._model.close()
 
@@ -248,14 +305,21 @@ class LlamaBackend:
             limit = min(limit, job.max_output_tokens // job.request.n)  # what earlier providers delivered counts too
         return limit
 
-    def _sequence(self, job: Job, choice: int, prompt: Prompt, limit: int, thinking: families.Thinking) -> Sequence:
+    def _sequence(
+        self,
+        job: Job,
+        choice: int,
+        prompt: Prompt,
+        limit: int,
+        thinking: families.Thinking,
+        compiled: Compiled | None,
+    ) -> Sequence:
         request = job.request
         if job.resume and request.n != 1:
             raise UnsupportedError("an answer with several choices cannot be resumed", param="n")
         if any(token >= self._model.n_vocab for token in job.resume):
             raise InvalidRequestError("the tokens to resume after are not of this model", param="resume")
         is_raw = isinstance(request, CompletionRequest)
-        bound = None if is_raw else constraint.build(request, self._family, thinking, may_think=self._may_think)
         parser = MessageParser(
             self._family,
             request.tools if _offers_tools(request) else (),
@@ -267,14 +331,14 @@ class LlamaBackend:
             choice,
             [*prompt.tokens, *job.resume],
             limit - len(job.resume),
-            sampler=Sampler(self._model, sampler.parameters(request, self._model, choice), bound),
+            sampler=Sampler(self._model, sampler.parameters(request, self._model, choice), compiled),
             vocabulary=self._plain if is_raw else self._vocabulary,
             parser=None if is_raw else parser,
         )
         sequence.spans = prompt.spans
         return sequence
 
-    def _end_at_once(self, active: _Active) -> None:
+    def _end_at_once(self, active: Active) -> None:
         for sequence in active.sequences:
             sequence.finish_reason = sequence.finish_reason or "length"
             rest = sequence.rest()
@@ -291,6 +355,13 @@ class LlamaBackend:
             self.cancel(sequence.job.id)
             active.job.sink.broken(FailureCode.COMPUTE)
             return
+        if sequence.finish_reason == "dead end":
+            self.cancel(sequence.job.id)
+            if any(each.n_generated for each in active.sequences):  # too late for an error of the request's
+                active.job.sink.broken(FailureCode.COMPUTE)
+            else:
+                active.job.sink.failed(_dead_end(active.job.request))
+            return
         active.n_ended += 1
         if active.n_ended == len(active.sequences):
             del self._active[sequence.job.id]
@@ -306,29 +377,10 @@ class LlamaBackend:
         return ("chat", "completions", "json-schema", "tools", "tokenize", *sees)
 
 
-class _Active:
-    """A request under way: its choices. Owner: LlamaBackend."""
-
-    def __init__(self, job: Job, prompt: Prompt) -> None:
-        self.job = job
-        self.prompt = prompt
-        self.sequences: list[Sequence] = []
-        self.n_ended = 0
-
-    def usage(self) -> Usage:
-        n_prompt_tokens = len(self.prompt.tokens)
-        return Usage(
-            n_prompt_tokens,
-            sum(s.n_generated for s in self.sequences),
-            # what the first choice found cached; the others share the first's prompt
-            min(n_prompt_tokens, self.sequences[0].n_cached),
-            sum(s.n_reasoning for s in self.sequences),
-        )
-
-    def close(self) -> None:
-        for sequence in self.sequences:
-            sequence.close()
-        self.prompt.close()
+def _dead_end(request: ChatRequest) -> UnsupportedError:
+    return UnsupportedError(
+        "the answer cannot go on: no token of this model fits what must come next", param=param_of(request)
+    )
 
 
 def _offers_tools(request: ChatRequest) -> bool:

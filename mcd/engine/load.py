@@ -9,8 +9,9 @@ import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mcd.engine import decoder, renderer, sandbox, script
+from mcd.engine import compiler, decoder, renderer, sandbox, script
 from mcd.engine.backend import Backend, StartError
+from mcd.engine.compiling import Compiling
 from mcd.engine.decoding import Decoding
 from mcd.engine.gguf_facts import projector_kind
 from mcd.engine.ggufcheck import check_projector
@@ -66,6 +67,20 @@ def start_decoding(hello: Hello) -> tuple[Decoding | None, tuple[str, ...]]:
     return decoding, (f"pictures: holds, each decoded in a process of its own, confined as this one: {limits}",)
 
 
+def start_compiling(hello: Hello) -> tuple[Compiling | None, tuple[str, ...]]:
+    """Fork the process in which schemas become grammars, if the backend needs one; with it a line for `mcd doctor`."""
+    if hello.backend != "llama":
+        return None, ()
+    try:
+        compiling = Compiling.start()
+    except OSError as fault:
+        return None, (f"schemas: failed, no process for them can be started: {fault.strerror}",)
+    limits = f"{compiler.COMPILE_CPU_S:.0f} s and {compiler.MEMORY_BYTES // 2**20} MiB"
+    return compiling, (
+        f"schemas: holds, those of each request in a process of its own, confined as this one: {limits}",
+    )
+
+
 def limit_memory(max_bytes: int) -> None:
     """Bound what this process may allocate, so that a model that takes more than was reckoned harms itself alone."""
     if max_bytes:
@@ -73,7 +88,11 @@ def limit_memory(max_bytes: int) -> None:
 
 
 def open_backend(
-    hello: Hello, options: EngineOptions, rendering: Rendering | None, decoding: Decoding | None = None
+    hello: Hello,
+    options: EngineOptions,
+    rendering: Rendering | None,
+    compiling: Compiling | None,
+    decoding: Decoding | None = None,
 ) -> Backend:
     """Import and load what computes.
 
@@ -82,25 +101,36 @@ def open_backend(
     """
     limit_memory(options.max_bytes)
     try:
-        return _open(hello, options, rendering, decoding)
+        return _open(hello, options, rendering, compiling, decoding)
     except MemoryError:
         raise StartError(FailureCode.OUT_OF_MEMORY) from None
 
 
-def _open(hello: Hello, options: EngineOptions, rendering: Rendering | None, decoding: Decoding | None) -> Backend:
+def _open(
+    hello: Hello,
+    options: EngineOptions,
+    rendering: Rendering | None,
+    compiling: Compiling | None,
+    decoding: Decoding | None,
+) -> Backend:
     if hello.backend == "scripted":
         return _scripted(hello.source, options)
     if hello.backend == "llama":
-        if rendering is None:
+        if rendering is None or compiling is None:
             raise StartError(FailureCode.OUT_OF_MEMORY)
-        return open_llama(hello.source, options, rendering, decoding, hello.projector)
+        return open_llama(hello.source, options, rendering, compiling, decoding, hello.projector)
     from mcd.engine.openai import OpenAIBackend
 
     return OpenAIBackend(hello.source, options)
 
 
 def open_llama(
-    path: str, options: EngineOptions, rendering: Rendering, decoding: Decoding | None = None, projector: str = ""
+    path: str,
+    options: EngineOptions,
+    rendering: Rendering,
+    compiling: Compiling,
+    decoding: Decoding | None = None,
+    projector: str = "",
 ) -> Backend:
     """Load a GGUF behind the backend that suits it; takes as long as reading the weights.
 
@@ -122,6 +152,7 @@ def open_llama(
         from mcd.engine.embed import EmbedBackend
 
         rendering.close()  # it answers no chats
+        compiling.close()
         if decoding is not None:
             decoding.close()
         with contextlib.suppress(ChildProcessError):
@@ -132,7 +163,7 @@ def open_llama(
     from mcd.engine.prompts import Prompts
 
     vision = _open_vision(model, options, decoding, projector) if projector else None
-    return LlamaBackend(model, options, Prompts(model, rendering, decoding, vision))
+    return LlamaBackend(model, options, Prompts(model, rendering, decoding, vision), compiling)
 
 
 def _open_vision(model: Model, options: EngineOptions, decoding: Decoding | None, projector: str) -> Vision:

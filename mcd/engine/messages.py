@@ -43,7 +43,7 @@ class FailureCode(IntEnum):
     MODEL_UNSUPPORTED = 9
     """The model loads but is no decoder of text."""
     COMPUTE = 10
-    """llama_decode failed, or the model computes no numbers (NaN)."""
+    """llama_decode failed, the model computes no numbers (NaN), or none of its tokens fits what must come next."""
     NO_GPU = 11
     """--gpu with a build that has no GPU support."""
     UPSTREAM_MODEL = 12

@@ -66,7 +66,6 @@ class Model:
         """One that ends generation; -1 when there is none."""
         self._has_word_pieces = lib.llama_vocab_type(self.vocab) == lib.LLAMA_VOCAB_TYPE_WPM
         self._written: dict[int, bytes] = {}
-        self._piece_buffer = ctypes.create_string_buffer(MAX_PIECE_BYTES)
 
     def metadata(self, key: str) -> str | None:
         """A metadata value as text; None when absent."""
@@ -132,13 +131,13 @@ class Model:
             size = -n_bytes
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes of one token."""
-        size = self.lib.llama_token_to_piece(self.vocab, token, self._piece_buffer, MAX_PIECE_BYTES, 0, special)
+        """The bytes of one token. May be called from any thread."""
+        buffer = ctypes.create_string_buffer(MAX_PIECE_BYTES)
+        size = self.lib.llama_token_to_piece(self.vocab, token, buffer, MAX_PIECE_BYTES, 0, special)
         if size < 0:
             buffer = ctypes.create_string_buffer(-size)
             size = self.lib.llama_token_to_piece(self.vocab, token, buffer, -size, 0, special)
-            return buffer.raw[:size]
-        return self._piece_buffer.raw[:size]
+        return buffer.raw[:size]
 
     def written(self, token: int) -> bytes:
         """The bytes of one token, those of a control token too; looked up once each."""

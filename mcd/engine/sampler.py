@@ -6,8 +6,10 @@ vocabulary of 128 000 costs 12 ms a token; and penalties follow it, over the ans
 answer is penalised exactly as the unbroken one.
 
 A grammar (`guide` says which, and when) is tested on the one token that was drawn; only a rejected token makes it
-mask the whole vocabulary (37 ms at 128 000 tokens) and draw again. Each accepted token costs exactly one draw of the
-chain's generator, so replaying k tokens is k draws and a resumed seeded stream stays on its track.
+mask the whole vocabulary (37 ms at 128 000 tokens) and draw again. That, and all that a large grammar does, is
+`Deferred`: left to a thread, while everybody else's tokens go on. What is chosen is the same wherever it is. Each
+accepted token costs exactly one draw of the chain's generator, so replaying k tokens is k draws and a resumed seeded
+stream stays on its track.
 
 On a GPU the chain becomes part of the graph (`attach`) and only the chosen token comes back. A chain is attached once:
 llama.cpp ends the process at the second time. What a graph cannot do (guides) and what needs the logits (logprobs)
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -27,10 +30,10 @@ import numpy.typing as npt
 from mcd.api.request import ChatRequest
 from mcd.engine import candidates
 from mcd.engine.candidates import Floats
-from mcd.engine.gbnf.constraint import Constraint
+from mcd.engine.compiler import Compiled
 from mcd.engine.guide import Guide
 from mcd.engine.model import Model
-from mcd.errors import InvalidRequestError, UserError
+from mcd.errors import InvalidRequestError
 
 IMPLICIT_TOP_K = 1000
 """Candidates kept at most, also when the request sets no top_k or a larger one: what lies beyond has no weight."""
@@ -38,6 +41,12 @@ PENALTY_LAST_N = 4096
 """Tokens of the answer that frequency and presence penalties look back on."""
 DEFAULT_SEED = 0xFFFFFFFF
 """LLAMA_DEFAULT_SEED means "choose one"; a client's seed is never mapped to it."""
+LIGHT_READ_S = 0.002
+LIGHT_WAYS = 256
+"""A grammar that llama.cpp reads faster, with fewer ways to go on at once, is asked about single tokens in the loop: a
+fifth of a millisecond at most."""
+DEAD_END = -1
+"""Instead of a token: none of the vocabulary may come next."""
 
 
 class Sampling(msgspec.Struct, frozen=True):
@@ -90,37 +99,74 @@ def _token(text: str, n_vocab: int) -> int:
     return token
 
 
+class Deferred:
+    """A choice that takes long, for a thread; the sampler is to be lent to it."""
+
+    __slots__ = ("choose", "logits")
+
+    def __init__(self, choose: Callable[[], int], logits: Floats) -> None:
+        self.choose = choose
+        self.logits = logits
+        """A copy of the row it is chosen from."""
+
+
 class Sampler:
     """One sequence's chain and guide. Owner: its Sequence, which must close it."""
 
-    def __init__(self, model: Model, sampling: Sampling, constraint: Constraint | None = None) -> None:
-        """Build the chain.
-
-        Raises:
-            UnsupportedError: llama.cpp does not take a grammar (too large).
-        """
+    def __init__(self, model: Model, sampling: Sampling, compiled: Compiled | None = None) -> None:
+        """Build the chain; `open` has the rest."""
         self._lib = model.lib
         self._model = model
+        self._constraint = compiled.constraint if compiled is not None else None
+        self.is_light = is_light(compiled)
+        """`open` and single tokens may be the loop's."""
+        self._is_lent = False
+        self.is_closed = False
         self._draw = None if sampling.is_greedy else self._lib.llama_sampler_init_dist(sampling.seed)
         self._chain = self._build(sampling)
         self._attached: tuple[Any, int] | None = None
         self._guide: Guide | None = None
-        if constraint is not None:
-            try:
-                self._guide = Guide(model, constraint, model.written)
-            except UserError:
-                self.close()
-                raise
 
-    def sample(self, context: Any, row: int) -> int:
-        """Choose and accept the next token from an output row of the last decode."""
+    def open(self) -> None:
+        """Set the guide to work, if there is to be one.
+
+        Raises:
+            UnsupportedError: llama.cpp does not take a grammar.
+        """
+        if self._constraint is not None:
+            self._guide = Guide(self._model, self._constraint, self._model.written)
+
+    def sample(self, context: Any, row: int) -> int | Deferred:
+        """Choose and accept the next token from an output row of the last decode; DEAD_END when there is none."""
         guide = self._guide
-        if guide is None or (guide.grammar is None and not guide.is_near):
+        if guide is None:
+            return int(self._lib.llama_sampler_sample(self._chain, context, row))
+        if guide.grammar is None and not guide.is_near:
             token = int(self._lib.llama_sampler_sample(self._chain, context, row))
-            if guide is not None:
+            if self.is_light or guide.passes(token):
                 guide.took(token)
-            return token
-        return self._sample_guided(guide, context, row)
+                return token
+            return Deferred(lambda: self._opened(guide, token), self._row(context, row).copy())
+        logits = self._row(context, row)
+        if not self.is_light:
+            logits = logits.copy()
+            return Deferred(lambda: self._guided(guide, logits), logits)
+        drawn = self._trial(logits)
+        if self._takes(guide, drawn):
+            return drawn
+        logits = logits.copy()
+        return Deferred(lambda: self._masked(guide, drawn, logits), logits)
+
+    def lend(self) -> None:
+        """A thread has it from now on, until `regain`."""
+        self._is_lent = True
+
+    def regain(self) -> bool:
+        """The thread is done; False when it was closed meanwhile."""
+        self._is_lent = False
+        if self.is_closed:
+            self.close()
+        return not self.is_closed
 
     def replay(self, tokens: tuple[int, ...]) -> None:
         """Take tokens an earlier provider chose as if they had been sampled here.
@@ -139,11 +185,14 @@ class Sampler:
 
     def attach(self, context: Any, sequence: int) -> None:
         """Choose this sequence's tokens in the graph from now on, if that can be."""
-        if self._guide is None and self._lib.llama_set_sampler(context, sequence, self._chain):
+        if self._constraint is None and self._lib.llama_set_sampler(context, sequence, self._chain):
             self._attached = (context, sequence)
 
     def close(self) -> None:
-        """Free everything in C."""
+        """Free everything in C; once it is regained, if it is lent."""
+        self.is_closed = True
+        if self._is_lent:
+            return
         if self._attached is not None:
             self._lib.llama_set_sampler(*self._attached, None)
             self._attached = None
@@ -190,24 +239,49 @@ class Sampler:
 
     # --- under a grammar ---
 
-    def _sample_guided(self, guide: Guide, context: Any, row: int) -> int:
-        lib = self._lib
-        logits = row_of_logits(lib, context, row, self._model.n_vocab)
-        trial = lib.llama_sampler_clone(self._chain)
+    def _guided(self, guide: Guide, logits: Floats) -> int:
+        drawn = self._trial(logits)
+        return drawn if self._takes(guide, drawn) else self._masked(guide, drawn, logits)
+
+    def _trial(self, logits: Floats) -> int:
+        """What the chain draws; it has not drawn it yet."""
+        trial = self._lib.llama_sampler_clone(self._chain)
         token = self._choose(trial, candidates.every(logits))
-        lib.llama_sampler_free(trial)
+        self._lib.llama_sampler_free(trial)
+        return token
+
+    def _takes(self, guide: Guide, token: int) -> bool:
+        """Accept a token that was drawn, if it may come."""
         bound = guide.look(token)
         if bound is not None and not bound.allows(token):
-            found = bound.mask(candidates.every(logits))
-            if not len(found):
-                return -1
-            token = self._choose(self._chain, found)
-        else:
-            self._draw_once()
+            return False
+        self._draw_once()
+        self._accept(guide, token)
+        return True
+
+    def _masked(self, guide: Guide, rejected: int, logits: Floats) -> int:
+        """Draw among those that may come; only a grammar rejects, so there is one."""
+        bound = guide.look(rejected)
+        assert bound is not None
+        found = bound.mask(candidates.every(logits))
+        if not len(found):
+            return DEAD_END
+        token = self._choose(self._chain, found)
+        self._accept(guide, token)
+        return token
+
+    def _opened(self, guide: Guide, token: int) -> int:
+        """The chain has taken a token that may set a grammar to work."""
+        guide.took(token)
+        return token
+
+    def _accept(self, guide: Guide, token: int) -> None:
         # the guide first: accepting a token it forbids would end the process, so it was asked before
         guide.took(token)
-        lib.llama_sampler_accept(self._chain, token)
-        return token
+        self._lib.llama_sampler_accept(self._chain, token)
+
+    def _row(self, context: Any, row: int) -> Floats:
+        return row_of_logits(self._lib, context, row, self._model.n_vocab)
 
     def _choose(self, chain: Any, found: npt.NDArray[Any]) -> int:
         array = candidates.array(self._lib, found)
@@ -217,6 +291,13 @@ class Sampler:
     def _draw_once(self) -> None:
         if self._draw is not None:
             self._lib.llama_sampler_apply(self._draw, ctypes.byref(candidates.array(self._lib, candidates.single(0))))
+
+
+def is_light(compiled: Compiled | None) -> bool:
+    """Whether nothing that goes by the size of a grammar, but for a mask, takes long."""
+    if compiled is None or compiled.constraint is None:
+        return True
+    return compiled.read_s <= LIGHT_READ_S and compiled.constraint.n_ways <= LIGHT_WAYS
 
 
 def row_of_logits(lib: Any, context: Any, row: int, n_vocab: int) -> Floats:

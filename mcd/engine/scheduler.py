@@ -6,10 +6,13 @@ import time
 from collections.abc import Callable
 
 from mcd.engine.batch import ROW_STEP, WIDE_STEP, Batch, n_padding
+from mcd.engine.candidates import Floats
+from mcd.engine.choosing import Choosing
 from mcd.engine.kv import KvMemory
 from mcd.engine.measure import Tuned
 from mcd.engine.model import N_BATCH, Context, Model
 from mcd.engine.pace import Pace
+from mcd.engine.sampler import Deferred, row_of_logits
 from mcd.engine.sequence import Sequence
 from mcd.engine.slots import in_turn, share_prefill
 from mcd.engine.spans import next_span, position
@@ -58,6 +61,7 @@ class Scheduler:
         self._tidy = Tidy(context, self._batch, self.kv, vision)
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
+        self._choosing = Choosing()
         self._max_prefill_rows = MAX_PREFILL_ROWS
         self._pays_padding = False
         self.has_computed = False
@@ -87,10 +91,18 @@ class Scheduler:
 
     def wait_s(self, now: Seconds) -> Seconds | None:
         """Seconds until a step has something to do; None for not before a request."""
-        if self._waiting or any(not s.is_paused or self._is_prefilling(s) for s in self._running):
+        if self._waiting or any(not (s.is_paused or s.is_held) or self._is_prefilling(s) for s in self._running):
             return 0.0
         due_at = self._tidy.due_at(is_idle=not self._running)
         return None if due_at is None else max(0.0, due_at - now)
+
+    def fileno(self) -> int:
+        """Readable when a step has a token that was chosen beside it."""
+        return self._choosing.fileno()
+
+    def close(self) -> None:
+        """Compute no more; what threads choose is awaited."""
+        self._choosing.close()
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
@@ -118,6 +130,11 @@ class Scheduler:
             self._retune()  # computes on the scratch sequence
             self._batch.clear_scratch(self._context.handle)
             self._pace.tuned(now)
+        for sequence, token, row_chosen_from in self._choosing.take():
+            if token is None:
+                self._break(sequence, now)
+            else:
+                self._take(sequence, token, row_chosen_from, now)
         self._admit(now)
         has_looked = self._look(now)
         outputs = self._fill()
@@ -133,18 +150,27 @@ class Scheduler:
                 self.kv.computed(sequence.slot, now)
         context = self._context.handle
         for sequence, row in outputs:
-            token = sequence.sampler.sample(context, row)
-            piece = sequence.take(token, context, row, self._model)
-            if piece is not None:
-                sequence.job.sink.piece(piece)
-            if sequence.finish_reason:
-                rest = sequence.rest()
-                if rest is not None:
-                    sequence.job.sink.piece(rest)
-                self._leave(sequence, now)
-                self._on_end(sequence)
+            chosen = sequence.sampler.sample(context, row)
+            if isinstance(chosen, Deferred):
+                self._choosing.add(sequence, chosen)
+                continue
+            has_use = sequence.n_logprobs >= 0
+            logits = row_of_logits(self._model.lib, context, row, self._model.n_vocab) if has_use else None
+            self._take(sequence, chosen, logits, now)
 
     # --- one step ---
+
+    def _take(self, sequence: Sequence, token: int, logits: Floats | None, now: Seconds) -> None:
+        """Add a token to its answer, and end what ends by it."""
+        piece = sequence.take(token, logits, self._model)
+        if piece is not None:
+            sequence.job.sink.piece(piece)
+        if sequence.finish_reason:
+            rest = sequence.rest()
+            if rest is not None:
+                sequence.job.sink.piece(rest)
+            self._leave(sequence, now)
+            self._on_end(sequence)
 
     def _admit(self, now: Seconds) -> None:
         if not self._waiting or self.n_running == len(self.kv.slots):
@@ -206,7 +232,7 @@ class Scheduler:
         for sequence in self._running:
             if self._is_prefilling(sequence):
                 prefilling.append(sequence)
-            elif not sequence.is_paused:
+            elif not (sequence.is_paused or sequence.is_held):
                 slot = sequence.slot
                 assert slot is not None
                 at = position(sequence.spans, len(slot.tokens)) if sequence.spans else len(slot.tokens)

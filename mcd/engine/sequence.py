@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence as Items
-from typing import Any
 
 import numpy as np
 
 from mcd.engine.backend import Job, Piece
+from mcd.engine.candidates import Floats
 from mcd.engine.model import Model
 from mcd.engine.parsers.message import MessageParser
-from mcd.engine.sampler import Sampler, row_of_logits
+from mcd.engine.sampler import DEAD_END, Sampler
 from mcd.engine.slots import Slot
 from mcd.engine.spans import Span
 from mcd.engine.text import Characters, Stops
@@ -56,7 +56,7 @@ class Sequence:
     """Owner: Scheduler from admission to its end; its sampler is freed by `close`."""
 
     __slots__ = (
-        "_characters", "_parser", "_stops", "_vocabulary", "choice", "finish_reason", "is_paused", "job",
+        "_characters", "_parser", "_stops", "_vocabulary", "choice", "finish_reason", "is_held", "is_paused", "job",
         "last_token", "limit", "n_cached", "n_generated", "n_logprobs", "n_reasoning", "prompt", "replayed", "sampler",
         "slot", "spans", "stops_after_call",
     )  # fmt: skip
@@ -85,6 +85,8 @@ class Sequence:
         self.stops_after_call = not job.request.parallel_tool_calls
         self.slot: Slot | None = None
         self.is_paused = False
+        self.is_held = False
+        """Its next token is still being chosen."""
         self.finish_reason = ""
         """Empty while it runs."""
         self.last_token = -1
@@ -98,14 +100,10 @@ class Sequence:
         self._parser = parser
 
     def replay(self) -> None:
-        """Bring sampler and text to where an earlier provider stopped; what that showed is not shown again.
+        """Bring the text to where an earlier provider stopped; what that showed is not shown again.
 
         Sets ``finish_reason`` when nothing is left to say.
-
-        Raises:
-            InvalidRequestError: The tokens are not of this request.
         """
-        self.sampler.replay(self.replayed)
         for token in self.replayed:
             self._show(token)
         if self._stops.is_stopped:  # it had said everything, but its end was lost with the provider
@@ -115,8 +113,14 @@ class Sequence:
         elif self.limit <= 0:
             self._finish("length")
 
-    def take(self, token: int, context: Any, row: int, model: Model) -> Piece | None:
-        """Add a sampled token; return what it adds to the answer, None for an end token."""
+    def take(self, token: int, logits: Floats | None, model: Model) -> Piece | None:
+        """Add a sampled token; return what it adds to the answer, None for an end token.
+
+        ``logits`` is the row it was chosen from, where its probability is asked for.
+        """
+        if token == DEAD_END and model.end_token >= 0:  # a model without an end ends where its answer may
+            self._finish("dead end")
+            return None
         self.last_token = token
         shown = self._show(token)
         if shown is None:
@@ -125,7 +129,7 @@ class Sequence:
         self.n_generated += 1
         text, reasoning, calls = shown
         self.n_reasoning += bool(reasoning) or (self._parser is not None and self._parser.is_thinking)
-        logprob = self._logprob(token, context, row, model) if self.n_logprobs >= 0 else None
+        logprob = self._logprob(token, logits, model) if logits is not None and self.n_logprobs >= 0 else None
         if self._stops.is_stopped:
             self._finish("stop")
         elif self._has_called_enough():
@@ -173,9 +177,8 @@ class Sequence:
             shown += self._stops.finish()
         return shown, parsed.reasoning, parsed.calls
 
-    def _logprob(self, token: int, context: Any, row: int, model: Model) -> TokenLogprob:
+    def _logprob(self, token: int, logits: Floats, model: Model) -> TokenLogprob:
         """From the raw logits, before temperature and filters; costs 1.1 ms at 128 000 tokens."""
-        logits = row_of_logits(model.lib, context, row, model.n_vocab)
         shift = logits.max()
         norm = float(shift) + math.log(np.exp(logits - shift).sum(dtype=np.float64))
         n_top = min(self.n_logprobs, model.n_vocab)

@@ -218,8 +218,9 @@ def main(fd: int) -> int:
         hello = _expect(link, Hello)
         report = load.confine(hello)
         rendering, told = load.start_rendering(hello)  # before there are keys, which it must never have
-        decoding, told_too = load.start_decoding(hello)
-        report = (*report, *told, *told_too)
+        compiling, told_too = load.start_compiling(hello)
+        decoding, told_of_pictures = load.start_decoding(hello)
+        report = (*report, *told, *told_too, *told_of_pictures)
         keys = SealKeys(hello.peer_public_key, hello.model_digest)
         link.post(messages.CertificateWanted(keys.engine_public_key))
         keys.install_certificate(_expect(link, Certificate).certificate)
@@ -228,7 +229,7 @@ def main(fd: int) -> int:
         link.post(messages.Asleep(keys.configs(), keys.key_id, report), 8192)
         options = _sleep(link, keys)
         try:
-            backend = load.open_backend(hello, options, rendering, decoding)
+            backend = load.open_backend(hello, options, rendering, compiling, decoding)
         except StartError as error:
             link.post(messages.NotReady(error.failure))
             link.flush()

@@ -19,6 +19,7 @@ import msgspec
 from mcd.api.chat import encode_canonical
 from mcd.engine import abi
 from mcd.engine.catalogue import embedded_path
+from mcd.engine.compiling import Compiling
 from mcd.engine.link import LinkClosedError, WorkerLink
 from mcd.engine.llama import LlamaBackend
 from mcd.engine.messages import Chunk, Credit, Finished, Submit, ToDaemon, ToWorker
@@ -173,7 +174,7 @@ def main(path: str) -> None:
     rows = []
     try:
         model = Model(lib, path)
-        backend = LlamaBackend(model, OPTIONS, Prompts(model, Rendering.start(), None, None))
+        backend = LlamaBackend(model, OPTIONS, Prompts(model, Rendering.start(), None, None), Compiling.start())
         for n_streams in (1, 4, N_SLOTS):
             found = [_round(backend, n_streams, decode, sample) for _ in range(N_ROUNDS)]
             rows.append((str(n_streams), *(spread(column, ".0f") for column in zip(*found, strict=True))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import random
 import re
 from collections.abc import Iterator
@@ -63,7 +62,6 @@ def _vocabulary(lib: Any, path: Path) -> Model:
     model.vocab = lib.llama_model_get_vocab(model.handle)
     model.n_vocab = lib.llama_vocab_n_tokens(model.vocab)
     model.end_token = lib.llama_vocab_eos(model.vocab)
-    model._piece_buffer = ctypes.create_string_buffer(512)
     return model
 
 

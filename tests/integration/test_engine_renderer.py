@@ -239,7 +239,7 @@ async def test_the_template_process_holds_no_keys_and_no_files_of_the_worker(hos
         assert side.engine.pid is not None
         worker = psutil.Process(side.engine.pid)
         born = worker.children(recursive=True)
-        assert [child.name() for child in born] == ["mcd-templates", "mcd-render"]
+        assert [child.name() for child in born] == ["mcd-templates", "mcd-schemas", "mcd-render"]
         if os.geteuid() == 0:  # others may not even look
             for child in born:
                 links = {os.readlink(f"/proc/{child.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{child.pid}/fd")}

@@ -14,6 +14,7 @@ import pytest
 from mcd.api.request import ChatRequest, ResponseFormat, ToolFunction
 from mcd.engine.backend import Job, Piece
 from mcd.engine.catalogue import embedded_path
+from mcd.engine.compiling import Compiling
 from mcd.engine.llama import LlamaBackend
 from mcd.engine.load import open_llama
 from mcd.engine.messages import EngineOptions
@@ -71,7 +72,7 @@ def told(pieces: list[Piece]) -> tuple[str, str, list[Any]]:
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaBackend]:
     """A model of random bytes: characters broken anywhere, invalid ones too."""
     path = gguf_make.make(tmp_path_factory.mktemp("models") / "tiny.gguf", template=TEMPLATE, n_ctx=2048)
-    backend = open_llama(str(path), EngineOptions(n_threads=1, n_slots=2), Rendering.start())
+    backend = open_llama(str(path), EngineOptions(n_threads=1, n_slots=2), Rendering.start(), Compiling.start())
     yield backend
     backend.close()
 
@@ -143,7 +144,9 @@ def test_any_cut_gives_the_unbroken_answer(engine: LlamaBackend, case: str) -> N
 @pytest.mark.parametrize("penalty", [0.0, 1.5])
 def test_trained_model_goes_on_exactly_at_every_token(penalty: float) -> None:
     """The embedded model, every cut, no tolerance: what a failover between two peers does."""
-    engine = open_llama(str(embedded_path()), EngineOptions(n_threads=1, n_slots=2), Rendering.start())
+    engine = open_llama(
+        str(embedded_path()), EngineOptions(n_threads=1, n_slots=2), Rendering.start(), Compiling.start()
+    )
     request = chat("what is mcd?", temperature=0.0, max_tokens=40, frequency_penalty=penalty)
     whole = answer(engine, request)
     for cut in range(1, len(whole.tokens) + 1):
@@ -156,7 +159,9 @@ def test_trained_model_goes_on_exactly_at_every_token(penalty: float) -> None:
 @pytest.mark.parametrize("is_constrained", [False, True])
 def test_a_seeded_answer_stays_on_its_track(is_constrained: bool) -> None:
     """Each token costs one draw, whoever chose it and however: so k tokens replayed are k draws."""
-    engine = open_llama(str(embedded_path()), EngineOptions(n_threads=1, n_slots=2), Rendering.start())
+    engine = open_llama(
+        str(embedded_path()), EngineOptions(n_threads=1, n_slots=2), Rendering.start(), Compiling.start()
+    )
     form = ResponseFormat(type="json_schema", schema=LAMP) if is_constrained else ResponseFormat()
     request = chat("what is mcd?", temperature=1.5, seed=11, max_tokens=40, response_format=form)
     whole = answer(engine, request)
@@ -182,7 +187,7 @@ def test_output_limit_is_of_the_whole_answer(engine: LlamaBackend) -> None:
 def test_models_own_sampling_default_is_used(tmp_path: Path) -> None:
     """general.sampling.temp 0 in the file makes a model greedy unless the client says otherwise."""
     path = gguf_make.make(tmp_path / "greedy.gguf", metadata={"general.sampling.temp": 0.0})
-    backend = open_llama(str(path), EngineOptions(n_threads=1, n_slots=1), Rendering.start())
+    backend = open_llama(str(path), EngineOptions(n_threads=1, n_slots=1), Rendering.start(), Compiling.start())
     greedy = answer(backend, chat("x", temperature=0.0, max_tokens=20)).tokens
     assert [answer(backend, chat("x", max_tokens=20)).tokens for _ in range(3)] == [greedy] * 3
     assert answer(backend, chat("x", max_tokens=20, temperature=2.0, seed=1)).tokens != greedy

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 import pytest
 
 from mcd.api.request import ChatRequest, ResponseFormat, ToolFunction
+from mcd.engine.binding import Bindings
+from mcd.engine.compiler import Dialect
+from mcd.engine.compiling import Compiling
 from mcd.engine.llama import LlamaBackend
 from mcd.engine.load import open_llama
 from mcd.engine.messages import EngineOptions
@@ -40,6 +43,7 @@ FORM = ResponseFormat(type="json_schema", schema=RAW)
 TEMPLATE = (
     "{% for t in tools or [] %}{{ t.function.name }} {{ t.function.description }}{% endfor %}" + gguf_make.TEMPLATE
 )
+Speak = Callable[[Family, str], None]
 TALKING = Family("talking", (), NamedCalls("g", ": ", ";"), Think("<q>", "th"))
 """Marks that a model of random letters writes by itself: its calls begin, and its thoughts end, freely."""
 
@@ -50,18 +54,30 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaBackend]:
     path = gguf_make.make(
         tmp_path_factory.mktemp("models") / "tiny.gguf", template=TEMPLATE, n_ctx=1024, text_only=True
     )
-    backend = open_llama(str(path), EngineOptions(n_threads=1, n_slots=2), Rendering.start())
+    backend = open_llama(str(path), EngineOptions(n_threads=1, n_slots=2), Rendering.start(), Compiling.start())
     backend._scheduler._max_prefill_rows = 1
     yield backend
     backend.close()
 
 
-def speak(engine: LlamaBackend, monkeypatch: pytest.MonkeyPatch, family: Family, thinking: str) -> None:
-    """Make the engine take its model for one of this family."""
-    monkeypatch.setattr(engine, "_family", family)
-    monkeypatch.setattr(engine, "_may_think", True)
-    monkeypatch.setattr(engine, "_vocabulary", Vocabulary(engine._model, families.marks(family)))
-    monkeypatch.setattr(families, "thinking_after", lambda family, prompt: thinking)
+@pytest.fixture
+def speak(engine: LlamaBackend, monkeypatch: pytest.MonkeyPatch) -> Iterator[Speak]:
+    """Make the engine take its model for one of a family."""
+    started: list[Bindings] = []
+
+    def as_one_of(family: Family, thinking: str) -> None:
+        monkeypatch.setattr(families, "family_of", lambda dialect: family)
+        compiling = Compiling.start()
+        compiling.load(Dialect("", may_think=True))
+        started.append(Bindings(compiling))
+        monkeypatch.setattr(engine, "_bindings", started[-1])
+        monkeypatch.setattr(engine, "_family", family)
+        monkeypatch.setattr(engine, "_vocabulary", Vocabulary(engine._model, families.marks(family)))
+        monkeypatch.setattr(families, "thinking_after", lambda family, prompt: thinking)
+
+    yield as_one_of
+    for bindings in started:
+        bindings.close()
 
 
 def joined(shown: Shown) -> tuple[str, str, list[list[Any]]]:
@@ -100,9 +116,9 @@ def check_cuts(engine: LlamaBackend, request: ChatRequest, n_cuts: int = 10) -> 
         ("deepseek v3.2", True), ("llama 3", True), ("glm", False), ("granite 3", False),
     ],
 )  # fmt: skip
-def test_forced_calls(engine: LlamaBackend, monkeypatch: pytest.MonkeyPatch, name: str, is_single: bool) -> None:
+def test_forced_calls(engine: LlamaBackend, speak: Speak, name: str, is_single: bool) -> None:
     signs = next(family.signs for family in FAMILIES if family.name == name)
-    speak(engine, monkeypatch, family_of(" ".join(signs)), "closed")
+    speak(family_of(" ".join(signs)), "closed")
     members = {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": not is_single}
     request = chat("what is mcd?", temperature=1.0, seed=3, max_tokens=400, **members)
     whole = check_cuts(engine, request, 6)
@@ -119,9 +135,9 @@ def test_forced_calls(engine: LlamaBackend, monkeypatch: pytest.MonkeyPatch, nam
         assert whole.end[0] == ("tool_calls",)
 
 
-def test_calls_that_begin_freely(engine: LlamaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_that_begin_freely(engine: LlamaBackend, speak: Speak) -> None:
     """The model talks; where it writes the mark, it is bound: a name of ours, arguments that fit, and free again."""
-    speak(engine, monkeypatch, TALKING, "closed")
+    speak(TALKING, "closed")
     whole = check_cuts(engine, chat("what is mcd?", temperature=1.0, seed=3, max_tokens=300, tools=TOOLS))
     text, _, calls = joined(whole)
     assert text
@@ -131,8 +147,8 @@ def test_calls_that_begin_freely(engine: LlamaBackend, monkeypatch: pytest.Monke
     check_cuts(engine, chat("what?", temperature=0.0, max_tokens=300, tools=TOOLS, frequency_penalty=0.5))
 
 
-def test_one_call_is_enough_where_no_more_are_wanted(engine: LlamaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    speak(engine, monkeypatch, TALKING, "closed")
+def test_one_call_is_enough_where_no_more_are_wanted(engine: LlamaBackend, speak: Speak) -> None:
+    speak(TALKING, "closed")
     request = chat("what is mcd?", temperature=1.0, seed=3, max_tokens=300, tools=TOOLS, parallel_tool_calls=False)
     whole = check_cuts(engine, request)
     assert whole.end is not None
@@ -141,10 +157,8 @@ def test_one_call_is_enough_where_no_more_are_wanted(engine: LlamaBackend, monke
 
 
 @pytest.mark.parametrize("members", [{"response_format": FORM}, {"tools": TOOLS, "tool_choice": "required"}])
-def test_thoughts_first_then_bound(
-    engine: LlamaBackend, monkeypatch: pytest.MonkeyPatch, members: dict[str, Any]
-) -> None:
-    speak(engine, monkeypatch, TALKING, "open")
+def test_thoughts_first_then_bound(engine: LlamaBackend, speak: Speak, members: dict[str, Any]) -> None:
+    speak(TALKING, "open")
     whole = check_cuts(engine, chat("what is mcd?", temperature=1.0, seed=3, max_tokens=150, **members))
     text, reasoning, calls = joined(whole)
     assert reasoning
@@ -155,15 +169,15 @@ def test_thoughts_first_then_bound(
         assert fits(json.loads(found), SCHEMA, SCHEMA)
 
 
-def test_a_stop_string_is_looked_for_in_the_answer_alone(engine: LlamaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_string_is_looked_for_in_the_answer_alone(engine: LlamaBackend, speak: Speak) -> None:
     """Thoughts may hold it: what the client cannot see as content must not end the content."""
-    speak(engine, monkeypatch, TALKING, "closed")
+    speak(TALKING, "closed")
     members: dict[str, Any] = {"temperature": 1.0, "seed": 3, "max_tokens": 200}
     free = joined(answer(engine, chat("what is mcd?", **members)))[0]
     thought, _, rest = free.partition("th")
     thought_stop, stop = thought[5:7], rest.strip()[20:22]
     assert len(thought_stop) == len(stop) == 2
-    speak(engine, monkeypatch, TALKING, "open")
+    speak(TALKING, "open")
     whole = check_cuts(engine, chat("what is mcd?", stop=(stop,), **members))
     text, reasoning, _ = joined(whole)
     assert thought_stop in reasoning

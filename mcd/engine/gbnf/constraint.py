@@ -4,36 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
-from mcd.api.request import ChatRequest, ToolFunction
+from mcd.api.request import ChatRequest, CompletionRequest, ToolFunction
 from mcd.engine.gbnf.calls import CallGrammar, Tool, held_to, held_to_nothing
 from mcd.engine.gbnf.rules import Rules, literal
 from mcd.engine.gbnf.schema import SchemaCompiler
-from mcd.engine.parsers.families import Family, HarmonyCalls, Thinking
+from mcd.engine.parsers.families import Family, HarmonyCalls, Think, Thinking
 from mcd.errors import InvalidRequestError, UnsupportedError
+from mcd.wire.payload import Private
 
 FORCED = "function:"
 """Prefix of a tool_choice that names its function."""
 _SPACE = "[ \\n]{0,4}"
 
 
-class Bound(msgspec.Struct, frozen=True):
+class Bound(Private, frozen=True):
     """A grammar without its root: rules, and the expression that begins where the text begins to be bound."""
 
     expression: str
-    rules: Rules
+    definitions: str
 
     def text(self, before: str = "") -> str:
         """The grammar of ``before``, which has been said, and what follows."""
-        return self.rules.text(f"{literal(before)} {self.expression}" if before else self.expression)
+        root = f"{literal(before)} {self.expression}" if before else self.expression
+        return f"root ::= {root}\n{self.definitions}"
 
 
-class Constraint(msgspec.Struct, frozen=True):
+class Constraint(Private, frozen=True):
     """What binds one choice's text."""
 
-    family: Family
+    think: Think
     thinking: Thinking
+    param: str
+    """The member of the request that an error names."""
+    n_ways: int
+    """How many ways a text may go on at once, at most."""
     answer: Bound | None = None
     """The whole answer, from its beginning or from the end of the thoughts."""
     after_thoughts: Bound | None = None
@@ -45,10 +49,25 @@ class Constraint(msgspec.Struct, frozen=True):
     marks: tuple[str, ...] = ()
     head_marks: tuple[str, ...] = ()
 
-    def grammars(self) -> list[tuple[str, str]]:
-        """Each that may be needed, and the member of the request that an error names."""
-        bounds = [bound for bound in (self.answer, self.after_thoughts, self.head, self.call) if bound is not None]
-        return [(bound.text(), bound.rules.param) for bound in bounds]
+    def grammars(self) -> list[str]:
+        """Each that may be needed."""
+        bounds = (self.answer, self.after_thoughts, self.head, self.call)
+        return [bound.text() for bound in bounds if bound is not None]
+
+    @property
+    def n_chars(self) -> int:
+        """Of its grammars."""
+        return sum(map(len, self.grammars()))
+
+
+def param_of(request: ChatRequest) -> str | None:
+    """The member of a request that binds its answer; None when it is free."""
+    if isinstance(request, CompletionRequest):
+        return None
+    is_forced = request.tool_choice == "required" or request.tool_choice.startswith(FORCED)
+    if not is_forced and request.response_format.type != "text":
+        return "response_format"
+    return "tools" if is_forced or (request.tool_choice == "auto" and request.tools) else None
 
 
 def build(request: ChatRequest, family: Family, thinking: Thinking, *, may_think: bool) -> Constraint | None:
@@ -86,12 +105,15 @@ def _bound(family: Family, thinking: Thinking, rules: Rules, answer: str, *, may
     head = f"{_SPACE} {literal(think.open)} .* | {_SPACE} {answer}"
     if isinstance(family.calls, HarmonyCalls):
         head = f"{literal(think.open)} .* | {answer}"
+    definitions = rules.definitions()
     return Constraint(
-        family,
+        think,
         thinking,
-        answer=Bound(answer, rules),
-        after_thoughts=Bound(f"{between} {answer}", rules) if may_think else None,
-        head=Bound(head, rules) if may_think and thinking == "unknown" else None,
+        rules.param,
+        rules.n_ways,
+        answer=Bound(answer, definitions),
+        after_thoughts=Bound(f"{between} {answer}", definitions) if may_think else None,
+        head=Bound(head, definitions) if may_think and thinking == "unknown" else None,
     )
 
 
@@ -125,7 +147,9 @@ def _marked(request: ChatRequest, family: Family, thinking: Thinking, tools: Seq
     marks, head_marks = calls.marks()
     # a line end may come with the mark's last character, as one token
     marked = f'{calls.marked(may_repeat=request.parallel_tool_calls)} "\\n"{{0,2}}'
-    return Constraint(family, thinking, call=Bound(marked, rules), marks=marks, head_marks=head_marks)
+    assert family.think is not None
+    call = Bound(marked, rules.definitions())
+    return Constraint(family.think, thinking, rules.param, rules.n_ways, call=call, marks=marks, head_marks=head_marks)
 
 
 def _forced_tools(request: ChatRequest) -> tuple[ToolFunction, ...]:
