@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from mcd.api import strict_json
-from mcd.api.foreign import Generation, Refused, filled, refuse, required
+from mcd.api.foreign import Generation, Refused, checked, filled, refuse, required, spelling
 from mcd.api.images import parse_image
 from mcd.api.request import (
     ChatImage,
@@ -118,12 +118,10 @@ def parse(body: bytes) -> ChatRequest:
     """
     foreign = strict_json.decode(body, _foreign)
     _refuse_unsupported(foreign)
-    request = _convert(foreign)
-    try:
-        validate(request)
-    except InvalidRequestError as error:
-        raise _as_written(error, foreign) from None
-    return request
+    spelled = spelling(foreign)
+    if foreign.max_completion_tokens is not None:
+        spelled["max_tokens"] = "max_completion_tokens"
+    return checked(_convert(foreign), spelled)
 
 
 def encode_canonical(request: ChatRequest) -> bytes:
@@ -161,15 +159,6 @@ def _convert(foreign: _Chat) -> ChatRequest:
     )
     limit = foreign.max_tokens if foreign.max_completion_tokens is None else foreign.max_completion_tokens
     return filled(request, foreign, limit)
-
-
-def _as_written(error: InvalidRequestError, foreign: _Chat) -> InvalidRequestError:
-    """Name the limit the way the client spelled it."""
-    if error.param != "max_tokens" or foreign.max_completion_tokens is None:
-        return error
-    return InvalidRequestError(
-        error.message.replace("max_tokens", "max_completion_tokens"), param="max_completion_tokens"
-    )
 
 
 def _refuse_unsupported(foreign: _Chat) -> None:

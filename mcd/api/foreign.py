@@ -8,6 +8,7 @@ from typing import TypeVar
 import msgspec
 
 from mcd.api.request import ChatRequest
+from mcd.api.validate import validate
 from mcd.errors import InvalidRequestError, UnsupportedError
 from mcd.wire.payload import Private
 
@@ -36,6 +37,9 @@ class Generation(Private, frozen=True):
     stop: str | list[str] | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
+    repeat_penalty: float | None = None
+    repetition_penalty: float | None = None
+    """vLLM's spelling of llama.cpp's."""
     logit_bias: dict[str, float] | None = None
     n: int | None = None
     stream: bool | None = None
@@ -93,6 +97,7 @@ def filled(request: R, foreign: Generation, max_tokens: int | None) -> R:
     options = foreign.stream_options
     if options is not None and not foreign.stream:
         raise InvalidRequestError("stream_options is only allowed when stream is true", param="stream_options")
+    penalty = foreign.repetition_penalty if foreign.repeat_penalty is None else foreign.repeat_penalty
     return msgspec.structs.replace(
         request,
         max_tokens=None if max_tokens == -1 else max_tokens,  # local clients write -1 for "no limit"
@@ -104,8 +109,35 @@ def filled(request: R, foreign: Generation, max_tokens: int | None) -> R:
         stop=(foreign.stop,) if isinstance(foreign.stop, str) else tuple(foreign.stop or ()),
         frequency_penalty=foreign.frequency_penalty or 0.0,
         presence_penalty=foreign.presence_penalty or 0.0,
+        repeat_penalty=1.0 if penalty is None else penalty,
         logit_bias=tuple((foreign.logit_bias or {}).items()),
         n=1 if foreign.n is None else foreign.n,
         stream=foreign.stream or False,
         include_usage=options is not None and options.include_usage is True,
     )
+
+
+def checked(request: R, spelled: Mapping[str, str]) -> R:
+    """The request, every range of it checked.
+
+    Args:
+        request: What was read.
+        spelled: Members that the client knows by another name.
+
+    Raises:
+        InvalidRequestError: ``param`` names the place, as the client spells it.
+    """
+    try:
+        validate(request)
+    except InvalidRequestError as error:
+        ours = error.param or ""
+        if ours not in spelled:
+            raise
+        raise InvalidRequestError(error.message.replace(ours, spelled[ours]), param=spelled[ours]) from None
+    return request
+
+
+def spelling(foreign: Generation) -> dict[str, str]:
+    """What the client calls by another name than we do."""
+    is_vllms = foreign.repeat_penalty is None and foreign.repetition_penalty is not None
+    return {"repeat_penalty": "repetition_penalty"} if is_vllms else {}

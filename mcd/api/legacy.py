@@ -14,8 +14,7 @@ from mcd.api import completion, foreign, shapes, sse, strict_json
 from mcd.api.foreign import Generation
 from mcd.api.request import ChatRequest, CompletionRequest
 from mcd.api.shapes import Json
-from mcd.api.validate import validate
-from mcd.errors import InvalidRequestError, UnsupportedError
+from mcd.errors import UnsupportedError
 from mcd.wire.payload import Delta, Final, TokenLogprob
 
 DEFAULT_MAX_TOKENS = 16
@@ -58,13 +57,7 @@ def parse(body: bytes) -> CompletionRequest:
         top_logprobs=n_logprobs or 0,
     )
     request = foreign.filled(request, given, DEFAULT_MAX_TOKENS if given.max_tokens is None else given.max_tokens)
-    try:
-        validate(request)
-    except InvalidRequestError as error:
-        if error.param != "top_logprobs":
-            raise
-        raise InvalidRequestError(error.message.removeprefix("top_"), param="logprobs") from None
-    return request
+    return foreign.checked(request, {**foreign.spelling(given), "top_logprobs": "logprobs"})
 
 
 def _refuse_unsupported(given: _Completion) -> None:

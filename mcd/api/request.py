@@ -90,6 +90,8 @@ class ChatRequest(Private, frozen=True, omit_defaults=True, kw_only=True):
     stop: tuple[str, ...] = ()
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    repeat_penalty: float = 1.0
+    """llama.cpp's: what the answer holds already becomes so many times less likely; 1 does nothing."""
     logit_bias: tuple[tuple[str, float], ...] = ()
     """Pairs of token id (as text) and bias; OpenAI's JSON object, ordered."""
     n: int = 1

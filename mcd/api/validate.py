@@ -62,6 +62,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("seed", -(2**63), 2**63 - 1),
     ("frequency_penalty", -2.0, 2.0),
     ("presence_penalty", -2.0, 2.0),
+    ("repeat_penalty", 0.1, 2.0),
     ("n", 1, MAX_CHOICES),
     ("top_logprobs", 0, MAX_TOP_LOGPROBS),
 )

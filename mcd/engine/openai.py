@@ -306,6 +306,15 @@ def _call(call: upstream.Call) -> ToolCallDelta:
     return ToolCallDelta(call.index, call.id or "", call.function.name or "", call.function.arguments or "")
 
 
+_PENALTIES = (
+    ("frequency_penalty", "frequency_penalty", 0.0),
+    ("presence_penalty", "presence_penalty", 0.0),
+    ("repeat_penalty", "repeat_penalty", 1.0),
+    ("repetition_penalty", "repeat_penalty", 1.0),
+)
+"""As a server calls it, as we do, and what does nothing. The last two are llama.cpp's and vLLM's name of one thing."""
+
+
 def to_openai(request: ChatRequest, model: str, max_output_tokens: int) -> dict[str, Any]:
     """The request as OpenAI's JSON object, always streamed and with usage."""
     limits = [limit for limit in (request.max_tokens, max_output_tokens // request.n) if limit]
@@ -319,9 +328,9 @@ def to_openai(request: ChatRequest, model: str, max_output_tokens: int) -> dict[
         value = getattr(request, name)
         if value is not None:
             body[name] = value
-    for name in ("frequency_penalty", "presence_penalty"):
-        if getattr(request, name):
-            body[name] = getattr(request, name)
+    for name, ours, nothing in _PENALTIES:
+        if getattr(request, ours) != nothing:
+            body[name] = getattr(request, ours)
     if limits:
         body["max_tokens"] = min(limits)
     if request.stop:

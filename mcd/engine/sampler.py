@@ -38,7 +38,7 @@ from mcd.errors import InvalidRequestError
 IMPLICIT_TOP_K = 1000
 """Candidates kept at most, also when the request sets no top_k or a larger one: what lies beyond has no weight."""
 PENALTY_LAST_N = 4096
-"""Tokens of the answer that frequency and presence penalties look back on."""
+"""Tokens of the answer that penalties look back on."""
 DEFAULT_SEED = 0xFFFFFFFF
 """LLAMA_DEFAULT_SEED means "choose one"; a client's seed is never mapped to it."""
 LIGHT_READ_S = 0.002
@@ -59,6 +59,7 @@ class Sampling(msgspec.Struct, frozen=True):
     seed: int
     frequency_penalty: float
     presence_penalty: float
+    repeat_penalty: float
     logit_bias: tuple[tuple[int, float], ...]
 
     @property
@@ -88,6 +89,7 @@ def parameters(request: ChatRequest, model: Model, choice: int) -> Sampling:
         seed=seed,
         frequency_penalty=request.frequency_penalty,
         presence_penalty=request.presence_penalty,
+        repeat_penalty=request.repeat_penalty,
         logit_bias=tuple((_token(text, model.n_vocab), bias) for text, bias in request.logit_bias),
     )
 
@@ -217,15 +219,12 @@ class Sampler:
             for slot, (token, bias) in zip(biases, sampling.logit_bias, strict=True):
                 slot.token, slot.bias = token, bias
             add(lib.llama_sampler_init_logit_bias(self._model.n_vocab, len(biases), biases))
-        has_penalty = bool(sampling.frequency_penalty or sampling.presence_penalty)
+        penalties = (sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty)
+        has_penalty = penalties != (1.0, 0.0, 0.0)
         if not sampling.is_greedy or has_penalty:
             add(lib.llama_sampler_init_top_k(max(1, min(sampling.top_k, IMPLICIT_TOP_K))))
         if has_penalty:
-            add(
-                lib.llama_sampler_init_penalties(
-                    self._model.n_vocab, PENALTY_LAST_N, 1.0, sampling.frequency_penalty, sampling.presence_penalty
-                )
-            )
+            add(lib.llama_sampler_init_penalties(self._model.n_vocab, PENALTY_LAST_N, *penalties))
         if sampling.is_greedy:
             add(lib.llama_sampler_init_greedy())
             return chain

@@ -354,8 +354,8 @@ def _failure(event: Event, n_ctx: int) -> PeerError:
 
 def _refusal(message: Refused, n_ctx: int) -> PeerError:
     if message.reason == RefuseReason.TOO_LARGE:
-        far = f"the messages and max_tokens together are far beyond the {n_ctx} tokens of this model's context"
-        return ClaimedFaultError(ContextLengthError(far, param="messages"))
+        far = f"the prompt and max_tokens together are far beyond the {n_ctx} tokens of this model's context"
+        return ClaimedFaultError(ContextLengthError(far))
     try:
         name = RefuseReason(message.reason).name.lower().replace("_", " ")
     except ValueError:

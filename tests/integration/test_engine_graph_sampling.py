@@ -30,6 +30,7 @@ def requests() -> list[ChatRequest]:
         {"temperature": 0.0, "logit_bias": (("40", 8.0), ("41", -100.0)), "max_tokens": 32},
         {"temperature": 0.9, "frequency_penalty": 0.7, "presence_penalty": 0.4, **drawn},
         {"temperature": 0.0, "frequency_penalty": 1.0, "max_tokens": 32},
+        {"temperature": 0.9, "repeat_penalty": 1.4, **drawn},
         {"temperature": 0.7, "logprobs": True, "top_logprobs": 2, **drawn},
         {"temperature": 0.9, "n": 3, **drawn},
     ]

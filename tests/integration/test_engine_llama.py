@@ -142,6 +142,16 @@ async def test_choices_share_the_prompt(tiny: EngineSpec) -> None:
     assert len({answer.choice(index) for index in range(6)}) == 6
 
 
+async def test_a_repeat_penalty_makes_repeats_rarer(tiny: EngineSpec) -> None:
+    """llama.cpp's own parameter was ignored."""
+    async with running(tiny, ONE) as side:
+        said = [
+            (await side.ask(chat("go", temperature=0.0, max_tokens=40, repeat_penalty=penalty))).tokens
+            for penalty in (1.0, 1.5)
+        ]
+    assert len(set(said[1])) > len(set(said[0]))
+
+
 async def test_stop_string_is_never_shown(tiny: EngineSpec) -> None:
     async with running(tiny, FOUR) as side:
         free = await side.ask(chat("stop", temperature=0.0, max_tokens=60))
@@ -336,9 +346,10 @@ async def test_nothing_leaks_over_many_requests_and_cancels(tiny: EngineSpec) ->
     [
         {"temperature": 0.0},
         {"temperature": 0.0, "frequency_penalty": 1.0, "presence_penalty": 0.5},
+        {"temperature": 0.0, "repeat_penalty": 1.5},
         {"temperature": 0.0, "stop": ("qz",)},
     ],
-    ids=["greedy", "penalties", "stop"],
+    ids=["greedy", "penalties", "repeats", "stop"],
 )
 async def test_resume_equals_the_unbroken_stream(nano: EngineSpec, members: dict[str, object]) -> None:
     request = chat("what is mcd?", max_tokens=48, **members)

@@ -55,6 +55,7 @@ def test_every_common_parameter_arrives() -> None:
             seed=-5,
             stop="END",
             frequency_penalty=-2,
+            repetition_penalty=1.5,
             presence_penalty=2,
             logit_bias={"15": -100, "7": 1.5},
             n=2,
@@ -74,7 +75,7 @@ def test_every_common_parameter_arrives() -> None:
     assert request.messages[1].content == "ab"
     assert request.messages[3].reasoning_content == "hm"
     assert request.messages[3].tool_calls[0].function.name == "get_weather"
-    assert (request.max_tokens, request.stop, request.n) == (7, ("END",), 2)
+    assert (request.max_tokens, request.stop, request.n, request.repeat_penalty) == (7, ("END",), 2, 1.5)
     assert request.logit_bias == (("15", -100.0), ("7", 1.5))
     assert request.tool_choice == "function:get_weather"
     assert bytes(request.tools[0].parameters) == b'{"type": "object"}'
@@ -157,6 +158,8 @@ def message(**members: Any) -> dict[str, Any]:
         ({"stop": ["a", 1]}, "stop[1]"),
         ({"stop": "x" * 1025}, "stop[0]"),
         ({"frequency_penalty": 2.5}, "frequency_penalty"),
+        ({"repeat_penalty": 0}, "repeat_penalty"),
+        ({"repetition_penalty": 2.5}, "repetition_penalty"),
         ({"presence_penalty": -2.5}, "presence_penalty"),
         ({"logit_bias": {"abc": 1}}, "logit_bias"),
         ({"logit_bias": {"-1": 1}}, "logit_bias"),
