@@ -54,8 +54,10 @@ class Answer:
 
     # --- asyncio's side --------------------------------------------------------------------------------------
 
-    async def batch(self, timeout_s: float) -> list[AnswerEvent] | None:
+    async def batch(self, timeout_s: float | None = None) -> list[AnswerEvent] | None:
         """Wait for events and take all there are; ``[]`` at the end, None when ``timeout_s`` passed with none.
+
+        Without ``timeout_s`` it is the answer's own deadlines, on trio's side, that end the wait.
 
         Raises:
             McdError: The answer failed; everything before the failure has been returned.
@@ -72,12 +74,13 @@ class Answer:
 
     def cancel(self) -> None:
         """Stop the answer at once, through to the provider's slot. Idempotent."""
-        self._scope.cancel()
+        if not self._is_ended:
+            self._scope.cancel()
 
     def fail(self, error: McdError) -> None:
         """End the answer with an error that its handler will report, and stop it."""
-        self._end(error)
         self.cancel()
+        self._end(error)
 
     def __enter__(self) -> Answer:
         """Nothing to do: opened by `Bridge.open`."""
@@ -91,12 +94,13 @@ class Answer:
         if self._timer is not None:
             self._timer.cancel()
 
-    async def _wait(self, timeout_s: float) -> None:
+    async def _wait(self, timeout_s: float | None) -> None:
         loop = asyncio.get_running_loop()
         self._reader = reader = loop.create_future()
-        self._wake_at = loop.time() + timeout_s
-        if self._timer is None or self._timer.when() > self._wake_at:
-            self._set_timer(loop)
+        if timeout_s is not None:
+            self._wake_at = loop.time() + timeout_s
+            if self._timer is None or self._timer.when() > self._wake_at:
+                self._set_timer(loop)
         try:
             await reader
         finally:

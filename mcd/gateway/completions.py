@@ -86,10 +86,9 @@ class Completions:
 
     async def _whole(self, request: ChatRequest, answer: Answer, meter: _Meter) -> web.StreamResponse:
         assembler = _assembler(request)
-        while (events := await answer.batch(KEEP_ALIVE_S)) != []:
-            if events is not None:
-                meter.see(events)
-                assembler.add(events)
+        while events := await answer.batch():
+            meter.see(events)
+            assembler.add(events)
         response = json_response(assembler.body())
         response.headers.update(meter.headers())
         return response

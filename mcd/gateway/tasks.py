@@ -13,7 +13,7 @@ from mcd.api.gathered import Gathered
 from mcd.api.tasks import KINDS, TaskRequest
 from mcd.errors import McdError, RemoteProtocolError, UserError
 from mcd.gateway.bridge import Bridge
-from mcd.gateway.completions import KEEP_ALIVE_S, who_answered
+from mcd.gateway.completions import who_answered
 from mcd.gateway.metrics import Metrics
 from mcd.gateway.server import json_response
 from mcd.log import Log
@@ -56,9 +56,9 @@ class Tasks:
         outcome = "ok"
         try:
             with self._bridge.open(request) as answer:
-                while (events := await answer.batch(KEEP_ALIVE_S)) != []:
-                    gathered.add(events or ())
-                    answering = next((e for e in reversed(events or ()) if isinstance(e, Answering)), answering)
+                while events := await answer.batch():
+                    gathered.add(events)
+                    answering = next((e for e in reversed(events) if isinstance(e, Answering)), answering)
             n_tokens = gathered.usage.n_prompt_tokens
             if answering is None:
                 raise RemoteProtocolError("the answer came from nobody")
