@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 import trio
@@ -30,7 +29,7 @@ from mcd.log import Log
 from mcd.mesh import patches, portlock
 from mcd.mesh.guard import Guard
 from mcd.mesh.limits import AddressGate, Limits
-from mcd.mesh.stream import MULTISTREAM, MeshStream, line
+from mcd.mesh.stream import MeshStream, agreement
 from mcd.mesh.swarm import MeshSwarm
 from mcd.mesh.tcp import TcpTransport, place_of
 from mcd.ports import Clock, Link, StreamHandler
@@ -204,8 +203,10 @@ class Host:
         Raises:
             StreamBrokenError: The peer cannot be reached.
         """
-        opening = line(MULTISTREAM) + line(protocol.encode()) + first
-        for link in await self._dial(_libp2p_id(peer_id)):
+        agreed = agreement(protocol)
+        opening = agreed + first
+        held = [link for link, _ in self._links.get(peer_id, ()) if not link.is_closed]
+        for link in held or await self._dial(_libp2p_id(peer_id)):
             stream = None
             try:
                 stream = await link.muxed_conn.open_stream()
@@ -216,7 +217,7 @@ class Host:
                 if stream is not None:
                     stream.reset_now()
                 raise
-            return MeshStream(stream, peer_id, agreeing=protocol.encode())
+            return MeshStream(stream, peer_id, expected=agreed)
         raise StreamBrokenError("the connection to the peer has just ended, or takes no more streams")
 
     def serve(self, protocol: str, handler: StreamHandler) -> None:
@@ -303,7 +304,6 @@ def _link_of(peer_id: PeerId, link: Any, since_s: float) -> Link:
     )
 
 
-@lru_cache(maxsize=1024)  # decoding base 58 takes as long as sealing a frame; a request needs its provider's
 def _libp2p_id(peer_id: PeerId) -> ID:
     try:
         return ID.from_base58(peer_id)

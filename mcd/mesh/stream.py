@@ -6,6 +6,8 @@ one round trip instead of three, to any libp2p peer.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamError
 
 from mcd.errors import StreamBrokenError
@@ -14,8 +16,6 @@ from mcd.mesh.yamux_stream import YamuxStream
 
 MULTISTREAM = b"/multistream/1.0.0"
 MAX_RECEIVE_BYTES = 64 * 1024
-MAX_LINE_BYTES = 1024
-"""A multistream line: protocol ids are short."""
 
 
 def line(text: bytes) -> bytes:
@@ -26,14 +26,22 @@ def line(text: bytes) -> bytes:
     return prefix + text + b"\n"
 
 
+@lru_cache(maxsize=64)  # each stream of ours needs one, and there are a handful
+def agreement(protocol: str) -> bytes:
+    """What the opener of a stream sends first, and what a peer that speaks the protocol sends back: the same lines."""
+    return line(MULTISTREAM) + line(protocol.encode())
+
+
 class MeshStream:
     """One stream to or from a peer, as every room above sees it."""
 
-    def __init__(self, stream: YamuxStream, peer_id: PeerId, agreeing: bytes = b"") -> None:
+    def __init__(self, stream: YamuxStream, peer_id: PeerId, expected: bytes = b"") -> None:
+        """``expected`` is the `agreement` that we still have to read."""
         self._stream = stream
         self._peer_id = peer_id
-        self._expected = [MULTISTREAM, agreeing] if agreeing else []
-        self._buffer = bytearray()
+        self._expected = expected
+        self._buffer = b""
+        """Read and not handed on."""
 
     @property
     def peer_id(self) -> PeerId:
@@ -49,11 +57,10 @@ class MeshStream:
 
     async def receive(self) -> bytes:
         """What comes next, ``b""`` at the end; see ports.Stream."""
-        while self._expected:
+        if self._expected:
             await self._agree()
         if self._buffer:
-            data = bytes(self._buffer[:MAX_RECEIVE_BYTES])
-            del self._buffer[: len(data)]
+            data, self._buffer = self._buffer, b""
             return data
         return await self._read()
 
@@ -75,34 +82,18 @@ class MeshStream:
         return data
 
     async def _agree(self) -> None:
-        """Read one line of the peer's answer; anything but the one expected ends the stream."""
-        while (answer := _take_line(self._buffer)) is None:
-            if len(self._buffer) > MAX_LINE_BYTES:
-                await self._refuse("the peer does not speak multistream")
+        """Read the peer's answer; anything but the one expected ends the stream at its first wrong byte."""
+        expected = self._expected
+        while len(self._buffer) < len(expected):
             data = await self._read()
             if not data:
                 await self._refuse("the peer closed the stream before agreeing on a protocol")
             self._buffer += data
-        if answer != self._expected[0]:
-            await self._refuse("the peer does not speak this protocol; it may run another version")
-        del self._expected[0]
+            if not self._buffer.startswith(expected[: len(self._buffer)]):
+                await self._refuse("the peer does not speak this protocol; it may run another version")
+        self._buffer = self._buffer[len(expected) :]
+        self._expected = b""
 
     async def _refuse(self, why: str) -> None:
         await self.reset()
         raise StreamBrokenError(why)
-
-
-def _take_line(buffer: bytearray) -> bytes | None:
-    """Remove and return one whole multistream line, without its newline; None while it is incomplete."""
-    size = shift = 0
-    for at, byte in enumerate(buffer[:2]):
-        size |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            start = at + 1
-            if len(buffer) < start + size:
-                return None
-            text = bytes(buffer[start : start + size])
-            del buffer[: start + size]
-            return text.removesuffix(b"\n")
-    return None

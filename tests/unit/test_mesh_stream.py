@@ -23,7 +23,7 @@ AGREED = line(MULTISTREAM) + line(PROTOCOL)
 async def receive_after(answer: list[bytes]) -> bytes | None:
     """What the opener reads when the peer answers with these pieces and ends; None when the stream broke."""
     async with yamux_and_peer() as (muxer, peer):
-        stream = MeshStream(await muxer.open_stream(), PeerId("peer"), agreeing=PROTOCOL)
+        stream = MeshStream(await muxer.open_stream(), PeerId("peer"), expected=AGREED)
         for piece in answer:
             await peer.data(2, piece)
             await trio.sleep(0.01)
