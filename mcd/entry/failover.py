@@ -124,7 +124,6 @@ class Failover:
 
     async def _answer(self, progress: _Progress, put: Put) -> None:
         failure: McdError | None = None
-        await put((Waiting(0.0),))
         for _ in range(MAX_ATTEMPTS):
             candidate = await self._choose(progress, failure)
             progress.tried.add(candidate.peer_id)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterable
+from functools import cached_property
 
 import msgspec
 
@@ -34,7 +35,7 @@ _CONFIG = struct.Struct(">BH32s32sQQIH")
 CERTIFICATE_BYTES = _CERTIFICATE.size + SIGNATURE_BYTES
 
 
-class KeyConfig(msgspec.Struct, frozen=True):
+class KeyConfig(msgspec.Struct, frozen=True, dict=True):
     """One seal key, for whom and for how long."""
 
     suite: int
@@ -47,7 +48,7 @@ class KeyConfig(msgspec.Struct, frozen=True):
     public_key: bytes
     """Suite 1: X25519, 32 bytes. Suite 2: ML-KEM-768 (1184 bytes), then X25519."""
 
-    @property
+    @cached_property  # each request to a provider needs it twice, and the hash is over 1,218 bytes
     def key_id(self) -> KeyId:
         """First 8 bytes of SHA-256(suite | public_key).   [ENV-06]"""
         return key_id(self.suite, self.public_key)
