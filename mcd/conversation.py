@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
@@ -14,7 +16,7 @@ from mcd.exchange.states import Role
 from mcd.ports import Clock, Stream
 from mcd.units import Seconds
 from mcd.wire.framing import FrameReader
-from mcd.wire.messages import Abort, Cancel, ExchangeMessage
+from mcd.wire.messages import Abort, Cancel, ExchangeMessage, Request
 
 LAST_WORD_S = 0.5
 """How long an Abort or Cancel may take to leave before the stream is reset anyway."""
@@ -44,10 +46,12 @@ class Conversation:
     """Pairs a stream with its exchange. One task may wait in `next_event` while another sends."""
 
     def __init__(self, role: Role, clock: Clock, stream: Stream | None = None) -> None:
+        """Without a ``stream``, begin with `ask`."""
         now = clock.now()
         self.exchange = Exchange(role, now)
         self._clock = clock
         self._stream = stream
+        self._opens: Callable[[], Awaitable[Stream]] | None = None
         self._sending = trio.Lock()
         """A message is sent whole before the next one is noted, so that frames never interleave."""
         self.sent_at = now
@@ -57,9 +61,15 @@ class Conversation:
         self._armed_for: Seconds | None = None
         """The exchange's deadline that `_waiting` stands for; most messages do not move it."""
 
-    def attach(self, stream: Stream) -> None:
-        """Set the stream, where the first message opened it."""
-        self._stream = stream
+    def ask(self, request: Request, open_stream: Callable[[bytes], Awaitable[Stream]]) -> None:
+        """Begin with a request, whose bytes open the stream during the first wait for an event.
+
+        So the exchange's timers hold for a provider that takes no bytes in, too, and for one that cannot be reached.
+
+        Raises:
+            LocalProtocolError: Not allowed now.
+        """
+        self._opens = partial(open_stream, self.take(request))
 
     def take(self, message: ExchangeMessage) -> bytes:
         """Note a message as sent and return its bytes, for a caller that sends them itself.
@@ -72,10 +82,6 @@ class Conversation:
         if self._waiting is not None and self.exchange.deadline() != self._armed_for:
             self._waiting.deadline = self._trio_deadline()
         return data
-
-    def time_limit(self) -> trio.CancelScope:
-        """A scope that ends when the exchange's next timer does, for waits outside `next_event`."""
-        return trio.CancelScope(deadline=self._trio_deadline())
 
     async def send(self, message: ExchangeMessage) -> None:
         """Send one message whole.
@@ -100,6 +106,7 @@ class Conversation:
 
         Raises:
             RemoteProtocolError: The peer broke the protocol.
+            StreamBrokenError: The stream of what was asked cannot be opened.
         """
         while True:
             event = self.exchange.next_event()
@@ -112,6 +119,7 @@ class Conversation:
 
         Raises:
             RemoteProtocolError: The peer broke the protocol; what came before has been returned.
+            StreamBrokenError: As `next_event`.
         """
         events = [await self.next_event()]
         try:
@@ -133,15 +141,17 @@ class Conversation:
         After an Abort only our half ends, since a reset would take what the peer has not read yet, the Abort too; what
         it still sends is dropped by whoever runs our handler.
         """
+        if self._stream is None:
+            return
         with trio.CancelScope(shield=True):
             if last is not None and self.exchange.may_send(type(last)):
                 with trio.move_on_after(LAST_WORD_S), contextlib.suppress(StreamBrokenError):
                     await self.send(last)
                     self._is_abort_out = isinstance(last, Abort)
             if self._is_abort_out:
-                await self._open_stream().close()
+                await self._stream.close()
             else:
-                await self._open_stream().reset()
+                await self._stream.reset()
 
     async def _wait(self) -> None:
         with trio.CancelScope(deadline=self._trio_deadline(LATE_READ_S)) as scope:
@@ -158,13 +168,17 @@ class Conversation:
                     self._is_abort_out = True
 
     async def _receive(self) -> bytes:
+        if self._stream is None:
+            assert self._opens is not None, "a conversation without a stream begins with `ask`"
+            self._stream = await self._opens()
         try:
-            return await self._open_stream().receive()
+            return await self._stream.receive()
         except StreamBrokenError:
             return b""
 
     def _open_stream(self) -> Stream:
-        assert self._stream is not None, "attach comes before any use of the stream"
+        if self._stream is None:
+            raise StreamBrokenError("the stream was not opened")
         return self._stream
 
     def _trio_deadline(self, at_least_s: Seconds = 0.0) -> Seconds:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import trio
@@ -155,7 +156,7 @@ class Session:
             raise TooLargeError(f"the request is too large to be sealed: {problem.message}") from problem
         message = Request(header, sealed, _output_limit(request), resume_from=len(asked.resume))
         talk = Conversation(Role.ENTRY, self._clock)
-        await self._open(talk, candidate, message)
+        talk.ask(message, partial(self._mesh.open_stream, candidate.peer_id, EXCHANGE_PROTOCOL))
         answer = _Answer(candidate, opener, config.engine_key, request)
         has_failed = False
         try:
@@ -187,19 +188,6 @@ class Session:
                 on_cancelled(await answer.cancel(talk))
         finally:
             await _let_go(talk, answer)
-
-    async def _open(self, talk: Conversation, candidate: Candidate, request: Request) -> None:
-        """Send the request on a new stream. A provider that takes no bytes in fills the stream's window.
-
-        Raises:
-            StreamBrokenError: Not reachable.
-            PeerTimeoutError: It did not take the request in the time that its upload may take.   [EX-53]
-        """
-        first = talk.take(request)
-        with talk.time_limit():
-            talk.attach(await self._mesh.open_stream(candidate.peer_id, EXCHANGE_PROTOCOL, first))
-            return
-        raise PeerTimeoutError("the provider did not take the request in time")
 
 
 def _output_limit(request: AnyRequest) -> int:
