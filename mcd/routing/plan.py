@@ -140,6 +140,9 @@ def preferred_digests(
     What we have learned ourselves goes first: providers that failed us as often as not do not count, or a handful of
     peers that offer a popular name and never answer would be asked before everybody else for ever.
     """
+    digests = {ModelDigest(offer.model.digest) for offer in offers}
+    if len(digests) < 2:  # the usual case; what each provider's past says of its file decides nothing then
+        return tuple(digests)
     ranks: dict[ModelDigest, tuple[int, float, int]] = {}
     for offer in offers:
         digest = ModelDigest(offer.model.digest)
@@ -156,12 +159,12 @@ def _groups(snapshot: Snapshot, want: Want, health: Health, now: Seconds) -> lis
     else:
         match = _NAMED.match(want.model)
         offers = snapshot.by_alias.get(ModelAlias(match["alias"]), ()) if match else ()
-        prefix = (match["digest"] or "") if match else ""
-        offers = tuple(offer for offer in offers if offer.model.digest.hex().startswith(prefix))
+        if match and (prefix := match["digest"]):
+            offers = tuple(offer for offer in offers if offer.model.digest.hex().startswith(prefix))
         digests = preferred_digests(offers, health, now)
     if not offers:
         raise ModelNotFoundError("no peer offers this model; `mcd models` lists what is served now", param="model")
-    capable = tuple(offer for offer in offers if want.capabilities <= set(offer.model.capabilities))
+    capable = tuple(offer for offer in offers if want.capabilities.issubset(offer.model.capabilities))
     if not capable:
         raise _incapable(snapshot, want, offers)
     return [tuple(offer for offer in capable if offer.model.digest == digest) for digest in digests]
@@ -174,7 +177,7 @@ def _incapable(snapshot: Snapshot, want: Want, offers: tuple[Offer, ...]) -> Uns
     others = sorted(
         alias
         for alias, offered in snapshot.by_alias.items()
-        if any(want.capabilities <= set(offer.model.capabilities) for offer in offered)
+        if any(want.capabilities.issubset(offer.model.capabilities) for offer in offered)
     )
     if others:
         shown = ", ".join(others[:MAX_SUGGESTED]) + (", ..." if len(others) > MAX_SUGGESTED else "")
