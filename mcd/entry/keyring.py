@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from mcd.entry.probe import Probe
 from mcd.errors import EnvelopeError
 from mcd.ids import PeerId
 from mcd.ports import Clock
 from mcd.routing.plan import Candidate
 from mcd.wire.keyconfig import KeyConfig, choose_config, verify_key_config
+from mcd.wire.messages import EngineKeys
 from mcd.wire.signing import public_key_of
 
 RENEW_MS = 120_000
@@ -37,10 +40,7 @@ class Keyring:
         if held is not None and held.key_id == candidate.model.key_id and now_ms < held.not_after_ms - RENEW_MS:
             return held
         keys = await self._probe.engine_keys(candidate.peer_id, candidate.digest, candidate.model.key_id)
-        peer_key = public_key_of(candidate.peer_id)
-        config = choose_config(
-            verify_key_config(data, keys.certificate, peer_key, self._clock.unix_ms()) for data in keys.configs
-        )
+        config = choose_config(_that_hold(keys, public_key_of(candidate.peer_id), self._clock.unix_ms()))
         if config.epoch < self._epochs.get(config.engine_key, 0):
             raise EnvelopeError("the provider offers a seal key older than one it offered before")
         if len(self._verified) >= MAX_KEYS:
@@ -54,3 +54,12 @@ class Keyring:
         """The provider does not know this key any more: fetch again next time."""
         self._verified.pop((candidate.peer_id, candidate.model.digest), None)
         self._probe.forget_keys(candidate.peer_id)
+
+
+def _that_hold(keys: EngineKeys, peer_key: bytes, now_ms: int) -> list[KeyConfig]:
+    """The configs that verify: a suite of a later version, or a key that ran out, makes the others no worse."""
+    found: list[KeyConfig] = []
+    for data in keys.configs:
+        with contextlib.suppress(EnvelopeError):
+            found.append(verify_key_config(data, keys.certificate, peer_key, now_ms))
+    return found

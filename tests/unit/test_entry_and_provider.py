@@ -40,7 +40,7 @@ from mcd.provider.serve import Provider
 from mcd.routing.directory import Directory
 from mcd.routing.plan import Candidate, Want, candidates
 from mcd.units import UnixMs
-from mcd.wire.messages import EXCHANGE_PROTOCOL, INFO_PROTOCOL, RefuseReason
+from mcd.wire.messages import EXCHANGE_PROTOCOL, INFO_PROTOCOL, EngineKeys, RefuseReason
 from mcd.wire.payload import Delta, Failure, Final, Vectors
 from mcd.wire.signing import SigningKey, peer_id
 from tests.fakes.memory_mesh import MemoryNet, open_net
@@ -153,6 +153,19 @@ async def test_the_next_provider_answers_when_one_fails(fault: Play) -> None:
     async with nodes(bad=fault, good=Play()) as (entry, _):
         for _ in range(4):
             assert text(await entry.ask()) == words(5)
+
+
+@pytest.mark.spec("ENV-09", "ENV-10")
+async def test_a_config_that_does_not_hold_leaves_the_others_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A suite of a later version, or an old key beside the new one, made a provider unusable."""
+    async with nodes(ada=Play()) as (entry, providers):
+        engine = providers["ada"].engines[0]
+        keys = engine.keys()
+        later_suite = keys.configs[0][:1] + b"\0\3" + keys.configs[0][3:]
+        more = EngineKeys(DIGEST, keys.certificate, (b"", later_suite, *keys.configs))
+        monkeypatch.setattr(engine, "keys", lambda: more)
+        entry.probe.forget_keys(providers["ada"].peer_id)
+        assert text(await entry.ask()) == words(5)
 
 
 @pytest.mark.spec("ENV-47")
