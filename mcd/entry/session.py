@@ -24,6 +24,7 @@ from mcd.entry.results import Results
 from mcd.errors import (
     ClaimedFaultError,
     ContextLengthError,
+    EnvelopeError,
     InvalidRequestError,
     LimitError,
     McdError,
@@ -60,6 +61,8 @@ from mcd.wire.header import FLAG_STREAM
 from mcd.wire.messages import (
     EXCHANGE_PROTOCOL,
     MAX_OUTPUT_TOKENS,
+    Abort,
+    AbortCode,
     Cancel,
     Chunk,
     Finished,
@@ -158,7 +161,7 @@ class Session:
         talk = Conversation(Role.ENTRY, self._clock)
         talk.ask(message, partial(self._mesh.open_stream, candidate.peer_id, EXCHANGE_PROTOCOL))
         answer = _Answer(candidate, opener, config.engine_key, request)
-        has_failed = False
+        failure: McdError | None = None
         try:
             while not answer.is_complete:
                 batch: list[AnswerEvent] = []
@@ -171,13 +174,14 @@ class Session:
                     raise
                 await put(batch)
         except McdError as problem:
-            has_failed = True
+            failure = problem
             if isinstance(problem, RefusedError) and problem.reason == RefuseReason.KEY_UNKNOWN:
                 self._keyring.forget(candidate)
             raise
         finally:
-            if answer.is_complete or has_failed or self._behind is None or self.n_seen_off >= MAX_SEEN_OFF:
-                await _let_go(talk, answer)
+            has_ended = answer.is_complete or failure is not None
+            if has_ended or self._behind is None or self.n_seen_off >= MAX_SEEN_OFF:
+                await _let_go(talk, answer, failure)
             else:
                 self._behind.start_soon(self._see_off, talk, answer, on_cancelled)
 
@@ -196,11 +200,22 @@ def _output_limit(request: AnyRequest) -> int:
     return min((request.max_tokens or 0) * request.n, MAX_OUTPUT_TOKENS)
 
 
-async def _let_go(talk: Conversation, answer: _Answer) -> None:
+async def _let_go(talk: Conversation, answer: _Answer, failure: McdError | None = None) -> None:
     if answer.is_complete:
         await talk.finish()
     else:
-        await talk.end(Cancel())
+        await talk.end(_last_word(failure))
+
+
+def _last_word(failure: McdError | None) -> Abort | Cancel:
+    """What a provider whose answer we do not take hears: one word for every fault of the envelope.   [ENV-40]"""
+    match failure:
+        case EnvelopeError():
+            return Abort(AbortCode.ENVELOPE)
+        case RemoteProtocolError():
+            return Abort(AbortCode.PROTOCOL)
+        case _:
+            return Cancel()
 
 
 class _Answer:

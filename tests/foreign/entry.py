@@ -16,7 +16,17 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.foreign import wire
-from tests.foreign.seal import DATA, ERROR, EnvelopeError, SealedRequest, SealKey, check_certificate, check_config, seal
+from tests.foreign.seal import (
+    DATA,
+    ERROR,
+    AnswerError,
+    EnvelopeError,
+    SealedRequest,
+    SealKey,
+    check_certificate,
+    check_config,
+    seal,
+)
 from tests.foreign.transport import EndError, Link, PeerError, Stream, dial
 from tests.foreign.wire import LIMITS, TABLES, Fields
 
@@ -120,8 +130,8 @@ class Exchange:
         except trio.TooSlowError:
             await self.abort("TIMEOUT")
             raise PeerError("timed out") from None
-        except EnvelopeError:
-            await self.abort("ENVELOPE")
+        except (AnswerError, EnvelopeError) as fault:
+            await self.abort("ENVELOPE" if isinstance(fault, EnvelopeError) else "PROTOCOL")
             raise
         except EndError:
             if self.state != "CANCELLING":
@@ -187,10 +197,10 @@ class Exchange:
         """Open some tokens of the answer.   [EX-11] [ENV-47]"""
         kind, data = self.response.open(frame)
         if kind != DATA:
-            raise EnvelopeError
+            raise AnswerError
         delta = wire.decode_struct(data, "Delta") if data else PADDING
         if len(delta["tokens"]) != n_tokens or delta["choice"] >= len(self.texts):
-            raise EnvelopeError
+            raise AnswerError
         self.tokens += delta["tokens"]
         self.texts[delta["choice"]] += delta["text"]
         if len(self.tokens) > (self.max_output_tokens or LIMITS["MAX_OUTPUT_TOKENS"]):
@@ -200,13 +210,13 @@ class Exchange:
         """Check that the answer is whole and accounted for.   [EX-16] [ENV-32] [ENV-47]"""
         kind, data = self.response.open(frame)
         if kind == DATA:
-            raise EnvelopeError
+            raise AnswerError
         self.final = self.sealed.check_receipt(receipt, self.response, (kind, data), len(self.tokens))
         if kind == ERROR:
             return
         reasons = self.final["finish_reasons"]
         if len(reasons) != len(self.texts) or ("cancelled" in reasons and not self.cancelled):
-            raise EnvelopeError
+            raise AnswerError
 
 
 async def ask(link: Link, key: SealKey, digest: bytes, request: Fields, *, cancel_after: int | None = None) -> Exchange:

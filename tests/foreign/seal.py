@@ -33,6 +33,10 @@ class EnvelopeError(PeerError):
     """A seal that does not hold; says nothing more.   [ENV-40]"""
 
 
+class AnswerError(PeerError):
+    """An answer that opens and is not what was asked for, or not accounted for."""
+
+
 @dataclass(frozen=True)
 class SealKey:
     """A key to seal to, of one engine of one provider."""
@@ -172,25 +176,25 @@ class SealedRequest:
         """The final statement that the receipt agrees with, or the failure.   [ENV-30] [ENV-32]"""
         th, *counts, digest, amount = read_receipt(receipt, self.engine_key)
         if th != self.th or amount or digest != response.output_digest():
-            raise EnvelopeError
+            raise AnswerError
         kind, data = last
         if kind == ERROR:
             if any(counts):
-                raise EnvelopeError
+                raise AnswerError
             return decode_struct(data, "Failure")
         final = decode_struct(data, "Final")
         usage = final["usage"]
         if counts != [usage[name] for name in COUNTS] or final["output_digest"] != digest or counts[2] != n_output:
-            raise EnvelopeError
+            raise AnswerError
         if counts[1] > counts[0] or usage["n_reasoning_tokens"] > counts[2]:
-            raise EnvelopeError
+            raise AnswerError
         return final
 
 
 def read_receipt(receipt: bytes, engine_key: bytes) -> tuple[Any, ...]:
     """th, the three counts, digest and amount of what this engine signed."""
     if len(receipt) != RECEIPT.size + 64 or receipt[0] != 1:
-        raise EnvelopeError
+        raise AnswerError
     verify(engine_key, receipt[RECEIPT.size :], b"mcs v1 receipt\0" + receipt[: RECEIPT.size])
     return RECEIPT.unpack(receipt[: RECEIPT.size])[1:]
 

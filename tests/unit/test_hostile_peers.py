@@ -29,6 +29,7 @@ from mcd.wire.messages import (
     EXCHANGE_PROTOCOL,
     INFO_PROTOCOL,
     MAX_FRAME_BYTES,
+    MAX_REQUEST_FRAME_BYTES,
     Abort,
     AbortCode,
     Accepted,
@@ -36,6 +37,7 @@ from mcd.wire.messages import (
     Chunk,
     ExchangeMessage,
     Finished,
+    Paused,
     Refused,
     RefuseReason,
     Request,
@@ -112,6 +114,36 @@ async def test_a_lie_costs_bounded_time_and_another_provider_answers(handler: Ha
     async with beside_a_liar(handler, honest=Play()) as (entry, _):
         for _ in range(3):
             assert text(await entry.ask()) == words(5)
+
+
+FAULTS = {
+    "low order key": (AbortCode.ENVELOPE, Started(bytes(32), 7)),
+    "chunk of noise": (AbortCode.ENVELOPE, STARTED, Chunk(b"x" * 99, 1)),
+    "end of noise": (AbortCode.ENVELOPE, STARTED, Finished(b"x" * 99, b"y" * 99)),
+    "a price where nothing is paid": (AbortCode.PROTOCOL, STARTED, Paused(1)),
+}
+
+
+@pytest.mark.spec("ENV-40")
+@pytest.mark.parametrize(("code", "messages"), [(code, rest) for code, *rest in FAULTS.values()], ids=FAULTS)
+async def test_an_answer_at_fault_is_broken_off_with_its_code(code: AbortCode, messages: list[ExchangeMessage]) -> None:
+    """The entry said Cancel, as if its user had left."""
+    heard: list[ExchangeMessage] = []
+
+    async def handle(stream: Stream) -> None:
+        await stream.send(said(Accepted(0, 0), *messages))
+        reader = FrameReader(MAX_REQUEST_FRAME_BYTES)
+        with contextlib.suppress(StreamBrokenError):
+            while data := await stream.receive():
+                reader.feed(data)
+                while body := reader.next_frame():
+                    heard.append(decode_exchange(body))
+
+    async with beside_a_liar(handle) as (entry, _):
+        with pytest.raises(McdError):
+            await entry.ask()
+        await trio.sleep(1)
+    assert heard[-1] == Abort(code)
 
 
 async def test_a_provider_that_takes_no_request_in_costs_the_time_of_its_upload() -> None:
