@@ -15,12 +15,46 @@ from scripts.vector_cases import spell
 Vector = dict[str, Any]
 _RUNS = re.compile(rb'(?:("a",)){64,}|(?:("d",)){64,}|(?:(7,)){64,}')
 MESSAGES = [{"role": "user", "content": "Hello"}]
+TOOL = {"name": "f", "description": "d", "parameters": {"type": "object"}, "strict": True}
+CALL = {"id": "c1", "function": {"name": "f", "arguments": "{}"}, "type": "function"}
+EVERY_MEMBER: Vector = {
+    "messages": [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "u", "name": "n"},
+        {"role": "assistant", "content": "a", "reasoning_content": "r", "tool_calls": [CALL]},
+        {"role": "tool", "content": "t", "tool_call_id": "c1"},
+    ],
+    "max_tokens": 9,
+    "temperature": 0.5,
+    "top_p": 0.5,
+    "top_k": 40,
+    "min_p": 0.5,
+    "seed": -1,
+    "stop": ["."],
+    "frequency_penalty": 0.5,
+    "presence_penalty": -0.5,
+    "repeat_penalty": 1.5,
+    "logit_bias": [["7", -100.0]],
+    "n": 2,
+    "logprobs": True,
+    "top_logprobs": 3,
+    "tools": [TOOL],
+    "tool_choice": "function:f",
+    "parallel_tool_calls": False,
+    "response_format": {"type": "json_schema", "schema": {"type": "object"}},
+    "reasoning_effort": "low",
+    "chat_template_kwargs": [["enable_thinking", False]],
+    "stream": True,
+    "include_usage": True,
+}
+"""In the order of the table in 06, none at its default."""
 
 
 def kinds() -> Iterator[Vector]:
     """Whole bodies of a sealed request; ``param`` is what the failure must name."""
     yield from _accepted()
     yield from _refused()
+    yield from _chats()
 
 
 def good(comment: str, kind: str, ids: list[str] | None = None, **members: Any) -> Vector:
@@ -48,7 +82,7 @@ def _accepted() -> Iterator[Vector]:
     yield good("token ids", "detokenize", tokens=[0, MAX_TOKEN_ID])
     yield good("no token ids", "detokenize", tokens=[])
     yield good("a chat", "chat", messages=MESSAGES)
-    yield good("a text", "completions", prompt="Once", max_tokens=5, n=2, logprobs=True)
+    yield good("a text", "completions", max_tokens=5, n=2, logprobs=True, prompt="Once")
     yield good("token ids, largest", "completions", prompt=[0, MAX_TOKEN_ID])
 
 
@@ -79,6 +113,26 @@ def _refused() -> Iterator[Vector]:
     for kind in ("images", "Chat", "", "k" * MAX_KIND_CHARS):
         yield bad("a kind of later versions, or none", kind, "kind", "unsupported_parameter")
     yield bad("a kind of too long a name", "k" * (MAX_KIND_CHARS + 1), "", "body_invalid") | {"spec": ["ENV-20"]}
+
+
+def _chats() -> Iterator[Vector]:
+    """What 06 says of a chat's members, where it is not OpenAI's form."""
+    yield good("every member", "chat", **EVERY_MEMBER)
+    yield good("pictures", "chat", messages=[MESSAGES[0] | {"images": [{"data": "aaaa"}, {"data": "aaaa", "at": 5}]}])
+
+    yield bad("tools as OpenAI wraps them", "chat", "tools[0]", messages=MESSAGES, tools=[{"function": TOOL}])
+    yield bad("a tool choice as OpenAI wraps it", "chat", "tool_choice", messages=MESSAGES, tool_choice={"name": "f"})
+    schema = "response_format.json_schema.schema"
+    wrapped = {"type": "json_schema", "json_schema": {"schema": {}}}
+    yield bad("a schema as OpenAI wraps it", "chat", schema, messages=MESSAGES, response_format=wrapped)
+    yield bad("content in parts", "chat", "messages[0].content", messages=[{"role": "user", "content": []}])
+    yield bad("no content", "chat", "messages[0].content", messages=[{"role": "user"}])
+    yield bad("a role that is none", "chat", "messages[0].role", messages=[{"role": "robot", "content": ""}])
+    yield bad("no messages", "chat", "messages", messages=[])
+    yield bad("too hot", "chat", "temperature", messages=MESSAGES, temperature=2.5)
+    yield bad("alternatives without logprobs", "chat", "top_logprobs", messages=MESSAGES, top_logprobs=1)
+    twice = bad("a member twice", "chat", "n", messages=MESSAGES, n=1)
+    yield twice | {"bytes": twice["bytes"].replace(b'"n":1'.hex(), b'"n":1,"n":1'.hex())}
 
 
 def _folded(data: bytes) -> str | list[Any]:
