@@ -10,9 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import pytest
-
-llama_cpp = pytest.importorskip("llama_cpp")
 
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "mcd/engine/models"
