@@ -97,7 +97,15 @@ class Daemon:
         self._router = Router(self._directory, mesh, clock, SystemRandom())
         self._session = Session(mesh, Keyring(self._probe, clock), clock)
         self._failover = Failover(self._router, self._session, self._probe.search, clock, log)
-        self._entry = MeshEntry(self._failover, self._router, self._directory, mesh, clock, self._probe.n_running)
+        self._entry = MeshEntry(
+            self._failover,
+            self._router,
+            self._directory,
+            mesh,
+            clock,
+            self._probe.n_running,
+            self._provider.statuses,
+        )
         self._bridge = Bridge(self._entry, lambda name: log.error("request_failed", reason=name))
         self._gateway = Gateway(bridge=self._bridge, entry=self._entry, status=self.status, metrics=Metrics(), log=log)
         self._control = Control(self, log)

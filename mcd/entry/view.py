@@ -8,12 +8,18 @@ from mcd.api.tasks import AnyRequest
 from mcd.cards import ModelCard, PeerCard, RouteTerm
 from mcd.entry.failover import Failover
 from mcd.entry.router import Router
+from mcd.errors import ModelNotFoundError, NoProviderError
 from mcd.ids import ModelDigest, PeerId
-from mcd.ports import Clock, Link, Mesh, Put
+from mcd.ports import Clock, EngineStatus, Link, Mesh, Put
 from mcd.routing.directory import Directory, KnownPeer
 from mcd.routing.plan import Want, preferred_digests
 from mcd.routing.snapshot import Offer
 from mcd.units import Seconds
+
+LOADING_RETRY_S = 2.0
+"""When nobody knows how long loading takes: a small model is there by then."""
+_COMING = frozenset({"loading", "asleep", "restarting", "ready"})
+"""States of an engine that is served as soon as our record says so."""
 
 
 class MeshEntry:
@@ -27,18 +33,37 @@ class MeshEntry:
         mesh: Mesh,
         clock: Clock,
         n_running: Callable[[PeerId], int | None],
+        engines: Callable[[], Sequence[EngineStatus]],
     ) -> None:
-        """``n_running`` is what we last heard of a peer's load."""
+        """``n_running`` is what we last heard of a peer's load, ``engines`` are our own."""
         self._failover = failover
         self._router = router
         self._directory = directory
         self._mesh = mesh
         self._clock = clock
         self._n_running = n_running
+        self._engines = engines
 
     async def answer(self, request: AnyRequest, put: Put) -> None:
         """See ports.Entry.answer."""
-        await self._failover.answer(request, put)
+        try:
+            await self._failover.answer(request, put)
+        except ModelNotFoundError as problem:
+            raise self._not_yet(request.model) or problem from None
+
+    def _not_yet(self, model: str) -> NoProviderError | None:
+        """What to say of a model that this very peer is about to serve: a 404 would be final."""
+        alias, _, digest = model.partition("@sha256:")
+        waits = [
+            status.ready_in_s
+            for status in self._engines()
+            if status.alias == alias and status.digest.hex().startswith(digest) and status.state in _COMING
+        ]
+        if not waits:
+            return None
+        return NoProviderError(
+            f"this peer is loading {alias}; try again, or see mcd status", retry_after_s=max(LOADING_RETRY_S, *waits)
+        )
 
     def route(self, model: str, n_prompt_tokens: int, n_output_tokens: int) -> Sequence[RouteTerm]:
         """See ports.Entry.route."""

@@ -80,7 +80,9 @@ class Node:
         self.router = Router(directory, self.mesh, clock, Random(1))
         self.session = Session(self.mesh, Keyring(self.probe, clock), clock)
         self.failover = Failover(self.router, self.session, self.probe.search, clock, Log("debug", self.log))
-        self.entry = MeshEntry(self.failover, self.router, directory, self.mesh, clock, self.probe.n_running)
+        self.entry = MeshEntry(
+            self.failover, self.router, directory, self.mesh, clock, self.probe.n_running, self.provider.statuses
+        )
         self.mesh.serve(EXCHANGE_PROTOCOL, self.provider.serve)
         self.mesh.serve(INFO_PROTOCOL, self.announcer.serve_info)
 
@@ -581,3 +583,22 @@ async def test_logs_hold_no_text() -> None:
         logs = entry.log.getvalue() + "".join(node.log.getvalue() for node in providers.values())
         assert "hi" not in [part for line in logs.splitlines() for part in line.split('"')]
         assert word(0).strip() not in logs
+
+
+@pytest.mark.spec("GW-23")
+async def test_a_model_that_this_peer_is_loading_is_not_yet_there_and_no_unknown_one() -> None:
+    """Whoever asked a peer that had just been started got a 404, which clients do not repeat."""
+    async with open_net() as net, trio.open_nursery() as nursery:
+        ada = Node(net, "ada", [Play()])
+        ada.engines[0].state = "restarting"  # as a model that was never loaded here: not announced
+        nursery.start_soon(ada.run)
+        await trio.sleep(2)
+        with pytest.raises(NoProviderError, match=f"loading {ALIAS}") as caught:
+            await ada.ask()
+        assert caught.value.retry_after_s is not None
+        with pytest.raises(ModelNotFoundError):
+            await ada.ask("nobody")
+        ada.engines[0].state = "failed"
+        with pytest.raises(ModelNotFoundError):
+            await ada.ask()
+        nursery.cancel_scope.cancel()
