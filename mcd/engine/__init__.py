@@ -23,7 +23,7 @@
                      embed, encoder  embeddings and rerank     lexicon, aside     tokens counted beside the loop
                      scripted        answers from a file, for tests               openai, upstream, foreign  a server's
     killed at will   killable      processes for what strangers wrote: renderer, rendering  templates (jinja_sandbox,
-                     template_caps, shaping); decoder, decoding  pictures
+                     template_caps, shaping, controls); decoder, decoding  pictures
 
 A request: worker.Submit -> seal.open -> backend.submit -> step* -> answer.piece -> seal -> messages.Chunk.
 """

@@ -13,6 +13,7 @@ import msgspec
 
 from mcd.api.request import ChatRequest
 from mcd.engine import shaping, template_caps
+from mcd.engine.controls import NO_FENCE, Fence
 from mcd.engine.shaping import Caps
 from mcd.errors import UnsupportedError
 
@@ -38,11 +39,16 @@ class Template:
             return self.source
         return self.source + (self.caps.example or shaping.written([shaping.EXAMPLE_CALL], self.caps.dialect))
 
-    def variables(self, request: ChatRequest, asked_ms: int, *, with_tools: bool, marker: str = "") -> bytes:
-        """What the template is given for a request; ``marker`` and a number stand for each of its pictures."""
+    def variables(
+        self, request: ChatRequest, asked_ms: int, *, with_tools: bool, marker: str = "", fence: Fence = NO_FENCE
+    ) -> bytes:
+        """What the template is given for a request; ``marker`` and a number stand for each of its pictures.
+
+        All that the client wrote is fenced; what we write is not, nor what is taken from the template.
+        """
         messages = shaping.marked(request.messages, marker)
         request = msgspec.structs.replace(request, messages=messages) if marker else request
-        return self._encoded(shaping.variables(request, self.caps, with_tools=with_tools, asked_ms=asked_ms))
+        return self._encoded(shaping.variables(request, self.caps, fence, with_tools=with_tools, asked_ms=asked_ms))
 
     def _encoded(self, given: Mapping[str, Any]) -> bytes:
         return msgspec.json.encode({**given, **self._tokens})

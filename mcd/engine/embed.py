@@ -192,7 +192,7 @@ class EmbedBackend:
 
         def tokens(value: str | tuple[int, ...]) -> list[int]:
             if isinstance(value, str):
-                return self._model.tokenize(value.encode("utf-8", "replace"), add_special=True)
+                return self._model.tokenize(value.encode("utf-8", "replace"), add_special=True, parse_special=False)
             return list(value)
 
         return lambda: judged("input", map(tokens, request.inputs), n_ctx)

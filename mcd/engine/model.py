@@ -9,6 +9,7 @@ from typing import Any
 from mcd.engine import abi
 from mcd.engine.aside import deep
 from mcd.engine.backend import StartError
+from mcd.engine.controls import Control, Controls, Fence, is_structure
 from mcd.engine.fit import SCRATCH_CELLS, STEP_ROWS
 from mcd.engine.messages import EngineOptions, FailureCode
 from mcd.engine.slots import Cuts
@@ -64,6 +65,7 @@ class Model:
         eos = lib.llama_vocab_eos(self.vocab)
         self.end_token: int = eos if eos >= 0 else lib.llama_vocab_eot(self.vocab)
         """One that ends generation; -1 when there is none."""
+        self.controls = self._read_controls()
         self._has_word_pieces = lib.llama_vocab_type(self.vocab) == lib.LLAMA_VOCAB_TYPE_WPM
         self._written: dict[int, bytes] = {}
 
@@ -106,6 +108,46 @@ class Model:
         if len(text) > MAX_SHALLOW_BYTES:
             return deep(lambda: self._tokenize(text, add_special, parse_special), len(text))
         return self._tokenize(text, add_special, parse_special)
+
+    def tokenize_prompt(self, prompt: str, fence: Fence, *, add_special: bool) -> list[int]:
+        """What a template made of fenced text, to token ids. May be called from any thread."""
+        if not fence.is_used:
+            return self.tokenize(prompt.encode("utf-8", "replace"), add_special=add_special)
+        tokens = self.added("bos") if add_special else []
+        for piece in fence.segments(prompt):
+            text = piece.text.encode("utf-8", "replace")
+            goes_on = piece.goes_on and self.lib.llama_vocab_type(self.vocab) == self.lib.LLAMA_VOCAB_TYPE_SPM
+            if goes_on:
+                tokens += self._continued(text)
+            else:
+                tokens += self.tokenize(text, add_special=False, parse_special=not piece.is_plain)
+        return tokens + (self.added("eos") if add_special else [])
+
+    def added(self, name: str) -> list[int]:
+        """The token that goes before every text (``bos``) or after it (``eos``), where there is one."""
+        wants = getattr(self.lib, f"llama_vocab_get_add_{name}")(self.vocab)
+        return [int(getattr(self.lib, f"llama_vocab_{name}")(self.vocab))] if wants else []
+
+    def _continued(self, text: bytes) -> list[int]:
+        """Without the space that these vocabularies put before each text: behind a line break there is none."""
+        lead = self.tokenize(b"\n", add_special=False)
+        tokens = self.tokenize(b"\n" + text, add_special=False, parse_special=False)
+        return tokens[len(lead) :]
+
+    def _read_controls(self) -> Controls:
+        lib = self.lib
+        always = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN
+        found: list[Control] = []
+        for token in range(self.n_vocab):
+            attributes = lib.llama_vocab_get_attr(self.vocab, token)
+            if not attributes & (always | lib.LLAMA_TOKEN_ATTR_USER_DEFINED):
+                continue
+            text = lib.llama_vocab_get_text(self.vocab, token).decode("utf-8", "replace")
+            is_stubborn = not attributes & always
+            if not is_stubborn or is_structure(text):
+                left, right = attributes & lib.LLAMA_TOKEN_ATTR_LSTRIP, attributes & lib.LLAMA_TOKEN_ATTR_RSTRIP
+                found.append(Control(text, is_stubborn, bool(left), bool(right)))
+        return Controls(found, self.template())
 
     def _tokenize(self, text: bytes, add_special: bool, parse_special: bool) -> list[int]:
         size = len(text) + 8

@@ -19,9 +19,11 @@ def pair_tokens(model: Model, query: str, documents: Sequence[str]) -> Iterator[
     if template:
         first, _, rest = template.partition("{query}")
         middle, _, last = rest.partition("{document}")
+        fence = model.controls.fence()
+        asked_text = fence.text(query)
         for document in documents:
-            text = first + query + middle + document + last
-            yield model.tokenize(text.encode("utf-8", "replace"), add_special=False)
+            text = first + asked_text + middle + fence.text(document) + last
+            yield model.tokenize_prompt(text, fence, add_special=False)
         return
     asked = _plain(model, query)
     lib, vocab = model.lib, model.vocab

@@ -1,7 +1,8 @@
 """A request to a prompt: its text from the template process, its pictures from theirs, then tokens.
 
 The template sees a word in a picture's place, made up for this request, and thus nothing that a user could have
-written. Behind it we know what to put there; what the model wants around a picture is the projector's to say.
+written. Behind it we know what to put there; what the model wants around a picture is the projector's to say. What
+clients wrote is fenced (`controls`): of its text come no control tokens.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from mcd.api.request import ChatRequest, CompletionRequest
 from mcd.engine.aside import Aside, Outcome
 from mcd.engine.backend import Job, Task, blind
 from mcd.engine.chat import Template, no_template
+from mcd.engine.controls import NO_FENCE, Fence
 from mcd.engine.decoding import Decoding, EncodedPicture, Picture
 from mcd.engine.model import MAX_SHALLOW_BYTES, Model
 from mcd.engine.rendering import Rendering, TemplateError
@@ -29,10 +31,11 @@ _NONCE_BYTES = 16
 class Written:
     """What the two processes made of a request."""
 
-    __slots__ = ("marker", "pictures", "text", "tokenized")
+    __slots__ = ("fence", "marker", "pictures", "text", "tokenized")
 
-    def __init__(self, marker: str, pictures: tuple[Picture, ...] | None) -> None:
+    def __init__(self, marker: str, fence: Fence, pictures: tuple[Picture, ...] | None) -> None:
         self.marker = marker
+        self.fence = fence
         self.pictures = pictures
         self.text: str | None = None
         self.tokenized: Outcome[Prompt] | None = None
@@ -98,7 +101,7 @@ class Prompts:
             UserError: The request cannot be served as written.
         """
         if isinstance(request, CompletionRequest):
-            self._pending[asked.id] = asked, Written("", ())
+            self._pending[asked.id] = asked, Written("", NO_FENCE, ())
             self._long.add(asked.id, lambda: self._as_it_is(request.prompt), len(request.prompt))
             return
         if self.template is None:
@@ -108,8 +111,11 @@ class Prompts:
             raise blind()
         if pictures and isinstance(asked, Task):
             raise UnsupportedError("the tokens of pictures cannot be listed; leave the pictures out", param="messages")
-        written = Written(f"picture{secrets.token_hex(_NONCE_BYTES)}n" if pictures else "", None if pictures else ())
-        variables = self.template.variables(request, asked.asked_ms, with_tools=with_tools, marker=written.marker)
+        marker = f"picture{secrets.token_hex(_NONCE_BYTES)}n" if pictures else ""
+        written = Written(marker, self._model.controls.fence(), None if pictures else ())
+        variables = self.template.variables(
+            request, asked.asked_ms, with_tools=with_tools, marker=marker, fence=written.fence
+        )
         self._rendering.submit(asked.id, variables)
         self._pending[asked.id] = asked, written
         if pictures and self._decoding is not None:
@@ -186,19 +192,22 @@ class Prompts:
         """
         if written.tokenized is not None:
             return written.tokenized.take()
-        text = written.text or ""
-        add_special = not (bool(self._bos) and text.startswith(self._bos))
+        text, fence = written.text or "", written.fence
+        add_special = not (bool(self._bos) and text.startswith(self._bos))  # a client's would be fenced
         if written.pictures and self.vision is not None:
-            parts = _parts(text, written)
-            prompt = Prompt(text, *self.vision.tokenize(parts, add_special=add_special))
+            parts = [
+                self._model.tokenize_prompt(part, fence, add_special=False) if isinstance(part, str) else part
+                for part in _parts(text, written)
+            ]
+            prompt = Prompt(fence.without(text), *self.vision.tokenize(parts, add_special=add_special))
             if prompt.tokens[-1] < 0:
                 prompt.close()
                 raise InvalidRequestError("the model's chat template writes nothing behind a picture", param="messages")
             return prompt
-        tokens = self._model.tokenize(text.encode("utf-8", "replace"), add_special=add_special)
+        tokens = self._model.tokenize_prompt(text, fence, add_special=add_special)
         if not tokens:
             raise InvalidRequestError("the prompt is empty", param="messages")
-        return Prompt(text, tokens)
+        return Prompt(fence.without(text), tokens)
 
     def close(self) -> None:
         """End the processes, free the projector."""

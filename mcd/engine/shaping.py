@@ -17,6 +17,7 @@ import msgspec
 
 from mcd.api import strict_json
 from mcd.api.request import ChatMessage, ChatRequest, ToolCall, ToolFunction
+from mcd.engine.controls import Fence
 from mcd.errors import InvalidRequestError
 
 Message = dict[str, Any]
@@ -74,10 +75,10 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     """A call as this template writes it, for describing tools in words; empty where it does not write them."""
 
 
-def variables(request: ChatRequest, caps: Caps, *, with_tools: bool, asked_ms: int) -> dict[str, Any]:
+def variables(request: ChatRequest, caps: Caps, fence: Fence, *, with_tools: bool, asked_ms: int) -> dict[str, Any]:
     """Everything the template is given but its special tokens. Today is when it was asked, in UTC."""
-    tools = [_tool(tool) for tool in request.tools] if with_tools else []
-    messages = [_message(message, caps) for message in request.messages]
+    tools = [_tool(tool, fence) for tool in request.tools] if with_tools else []
+    messages = [_message(message, caps, fence) for message in request.messages]
     if tools and not caps.tools:
         messages.insert(0, {"role": "system", "content": _described(tools, caps)})
     _shape_calls(messages, caps)
@@ -98,7 +99,8 @@ def variables(request: ChatRequest, caps: Caps, *, with_tools: bool, asked_ms: i
     }
     if tools and caps.tools == "tools":
         given["tools"] = tools
-    return _thinking(request.reasoning_effort, caps) | dict(request.chat_template_kwargs) | given
+    chosen = {name: fence.value(value) for name, value in request.chat_template_kwargs}
+    return _thinking(request.reasoning_effort, caps) | chosen | given
 
 
 def marked(messages: Sequence[ChatMessage], marker: str) -> tuple[ChatMessage, ...]:
@@ -119,34 +121,34 @@ def marked(messages: Sequence[ChatMessage], marker: str) -> tuple[ChatMessage, .
 # --- messages ------------------------------------------------------------------------------------------------------
 
 
-def _message(message: ChatMessage, caps: Caps) -> Message:
-    shown: Message = {"role": message.role, "content": message.content or ""}
+def _message(message: ChatMessage, caps: Caps, fence: Fence) -> Message:
+    shown: Message = {"role": message.role, "content": fence.text(message.content or "")}
     if message.role == "developer" and not caps.developer:
         shown["role"] = "system"
     if message.name is not None:
-        shown["name"] = message.name
+        shown["name"] = fence.text(message.name)
     if message.tool_call_id is not None:
-        shown["tool_call_id"] = _id(message.tool_call_id, caps)
+        shown["tool_call_id"] = _id(message.tool_call_id, caps, fence)
     if message.tool_calls:
-        shown["tool_calls"] = [_call(call, caps) for call in message.tool_calls]
+        shown["tool_calls"] = [_call(call, caps, fence) for call in message.tool_calls]
         if caps.calls and not caps.text_beside_call:
             shown["content"] = ""
         if caps.null_content and not shown["content"]:
             shown["content"] = None
     has_both = bool(shown["content"] and message.tool_calls)
     if message.reasoning_content and caps.thoughts and (caps.thoughts_with_text or not has_both):
-        shown[caps.thoughts] = message.reasoning_content
+        shown[caps.thoughts] = fence.text(message.reasoning_content)
     return shown
 
 
-def _call(call: ToolCall, caps: Caps) -> dict[str, Any]:
+def _call(call: ToolCall, caps: Caps, fence: Fence) -> dict[str, Any]:
     arguments: Any = call.function.arguments
     if not caps.text_arguments:
         arguments = _object(arguments)
     return {
-        "id": _id(call.id, caps),
+        "id": _id(call.id, caps, fence),
         "type": call.type,
-        "function": {"name": call.function.name, "arguments": arguments},
+        "function": {"name": fence.text(call.function.name), "arguments": fence.value(arguments)},
     }
 
 
@@ -158,16 +160,17 @@ def _object(text: str) -> Any:
         return text
 
 
-def _id(given: str, caps: Caps) -> str:
+def _id(given: str, caps: Caps, fence: Fence) -> str:
     if not caps.short_ids or (len(given) == SHORT_ID_CHARS and given.isalnum()):
-        return given
+        return fence.text(given)
     return hashlib.sha256(given.encode("utf-8", "surrogatepass")).hexdigest()[:SHORT_ID_CHARS]
 
 
-def _tool(tool: ToolFunction) -> dict[str, Any]:
+def _tool(tool: ToolFunction, fence: Fence) -> dict[str, Any]:
     # verbatim: only the template reads a schema
-    parameters = tool.parameters or {"type": "object", "properties": {}}
-    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
+    parameters = fence.json(tool.parameters) if tool.parameters else {"type": "object", "properties": {}}
+    name, description = fence.text(tool.name), fence.text(tool.description)
+    function = {"name": name, "description": description, "parameters": parameters}
     return {"type": "function", "function": function}
 
 

@@ -110,27 +110,27 @@ class Vision:
         self._try_out()
         self._largest = (0, 0)
 
-    def tokenize(self, parts: Sequence[str | Picture], *, add_special: bool) -> tuple[list[int], Pictures]:
+    def tokenize(self, parts: Sequence[list[int] | Picture], *, add_special: bool) -> tuple[list[int], Pictures]:
         """A prompt in pieces to its tokens, and what stands for its pictures.
 
-        Each piece by itself, which is how mtmd does it; text by our own hand, which knows of texts too long for the
-        C stack. Pieces are told apart by their type, so no text can be taken for a picture.
+        Each piece by itself, which is how mtmd does it; text comes as tokens. Pieces are told apart by their type, so
+        no text can be taken for a picture.
 
         Raises:
             InvalidRequestError: A picture is of no shape the projector takes.
         """
         pictures = Pictures(self._lib)
-        tokens = self._special("bos") if add_special else []
+        tokens = self._model.added("bos") if add_special else []
         try:
             for part in parts:
                 if isinstance(part, Picture):
                     self._add(part, tokens, pictures)
                 else:
-                    tokens += self._model.tokenize(part.encode("utf-8", "replace"), add_special=False)
+                    tokens += part
         except InvalidRequestError:
             pictures.close()
             raise
-        return tokens + (self._special("eos") if add_special else []), pictures
+        return tokens + (self._model.added("eos") if add_special else []), pictures
 
     def compute(self, context: Context, span: Span, position: int, sequence: int) -> bool:
         """Encode a picture and put it into a sequence's KV memory; False when that failed and the memory is unsure."""
@@ -197,11 +197,6 @@ class Vision:
             raise StartError(FailureCode.PROJECTOR_INVALID)
         if self.encode_s > MAX_ENCODE_S:
             raise StartError(FailureCode.PROJECTOR_SLOW)
-
-    def _special(self, name: str) -> list[int]:
-        lib, vocab = self._model.lib, self._model.vocab
-        wants = getattr(lib, f"llama_vocab_get_add_{name}")(vocab)
-        return [int(getattr(lib, f"llama_vocab_{name}")(vocab))] if wants else []
 
     def _add(self, picture: Picture, tokens: list[int], pictures: Pictures) -> None:
         """Cut one picture into what the projector takes at a time, with the words it wants around."""

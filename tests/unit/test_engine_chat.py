@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mcd.api.request import ChatMessage, ChatRequest, FunctionCall, ToolCall, ToolFunction
 from mcd.engine import jinja_sandbox, shaping
 from mcd.engine.chat import Template
+from mcd.engine.controls import NO_FENCE
 from mcd.engine.jinja_sandbox import CompiledTemplate, PromptTooLongError, TemplateRefusalError
 from mcd.engine.shaping import Caps
 from mcd.errors import InvalidRequestError
@@ -74,7 +75,8 @@ def test_arguments_that_are_no_object_are_shown_as_they_are(arguments: str) -> N
     asked = ChatRequest(
         model="m", messages=(ChatMessage(role="user", content="hi"), ChatMessage(role="assistant", tool_calls=(call,)))
     )
-    given = json.loads(msgspec.json.encode(shaping.variables(asked, Caps(), with_tools=False, asked_ms=ASKED_MS)))
+    shaped = shaping.variables(asked, Caps(), NO_FENCE, with_tools=False, asked_ms=ASKED_MS)
+    given = json.loads(msgspec.json.encode(shaped))
     assert given["messages"][1]["tool_calls"][0]["function"]["arguments"] == arguments
 
 
