@@ -12,12 +12,14 @@ import pytest
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from scripts.local_mesh import Peer, local_mesh, serves
+from scripts.local_mesh import LocalMesh, Peer, local_mesh, serves
 from tests.e2e.conftest import client_of
 from tests.e2e.test_mesh_lives import seconds_until
+from tests.foreign import gossip
 from tests.foreign.entry import Exchange, ask, ask_info
 from tests.foreign.provider import Provider
-from tests.foreign.transport import Link, PeerError, dial
+from tests.foreign.transport import Link, PeerError, dial, peer_id
+from tests.foreign.wire import LIMITS
 
 FOREIGN = Path(__file__).parents[1] / "foreign"
 ALIAS, ECHO = "modelcloud-nano", "foreign-echo"
@@ -99,6 +101,27 @@ def test_foreign_entry_is_refused_a_model_that_nobody_serves(ada: Peer) -> None:
 def test_foreign_entry_believes_no_record_of_another_network(ada: Peer) -> None:
     with pytest.raises(PeerError, match="network"):
         linked(ada, lambda link, network: ask_info(link, "elsewhere"))
+
+
+def test_what_a_foreign_peer_publishes_is_told_to_peers_it_has_no_link_to(mesh: LocalMesh) -> None:
+    near, far = mesh.start("near"), mesh.start("far")
+    provider = Provider(ECHO, near.read("status")["network"], "")
+
+    far.wait(lambda status: status["n_links"] > 0, "linked")
+
+    def is_told() -> bool:
+        return peer_id(provider.peer_key) in {peer["peer_id"] for peer in far.read("peers")}
+
+    async def publish() -> None:
+        topic = gossip.topic_of(provider.network, provider.digest)
+        with trio.fail_after(60):
+            async with dial(near.address(), provider.identity, {}) as link:
+                stream = await link.open(gossip.MESHSUB)
+                while not await trio.to_thread.run_sync(is_told):
+                    await gossip.publish(stream, provider.identity, topic, provider.record())
+                    await trio.sleep(LIMITS["ORIGIN_INTERVAL_S"])
+
+    trio.run(publish)
 
 
 def test_request_is_routed_to_a_foreign_provider(ada: Peer) -> None:

@@ -195,7 +195,10 @@ def read_receipt(receipt: bytes, engine_key: bytes) -> tuple[Any, ...]:
     """th, the three counts, digest and amount of what this engine signed."""
     if len(receipt) != RECEIPT.size + 64 or receipt[0] != 1:
         raise AnswerError
-    verify(engine_key, receipt[RECEIPT.size :], b"mcs v1 receipt\0" + receipt[: RECEIPT.size])
+    try:
+        verify(engine_key, receipt[RECEIPT.size :], b"mcs v1 receipt\0" + receipt[: RECEIPT.size])
+    except PeerError as wrong:
+        raise AnswerError from wrong
     return RECEIPT.unpack(receipt[: RECEIPT.size])[1:]
 
 

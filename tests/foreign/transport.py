@@ -32,9 +32,14 @@ class PeerError(Exception):
     """The other side broke a rule or is gone."""
 
 
+def multihash(public_key: bytes) -> bytes:
+    """What a peer id spells."""
+    return b"\x00\x24" + KEY_PREFIX + public_key
+
+
 def peer_id(public_key: bytes) -> str:
     """The name of an Ed25519 key.   [ID-01]"""
-    number, text = int.from_bytes(b"\x00\x24" + KEY_PREFIX + public_key, "big"), ""
+    number, text = int.from_bytes(multihash(public_key), "big"), ""
     while number:
         number, digit = divmod(number, 58)
         text = BASE58[digit] + text
