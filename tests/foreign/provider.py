@@ -1,6 +1,6 @@
 """A ModelCloud provider written from `specs/` and `protocol/` alone: its engine says one text to whatever it is asked.
 
-It listens nowhere. It dials one peer, which learns of it over that link and opens its streams in it.
+It needs no address of its own: a peer that it dials learns of it over that link and opens its streams in it.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Provider:
     alias: str
     network: str
     text: str
+    addresses: list[str] = field(default_factory=list)
     identity: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
     n_served: int = 0
 
@@ -75,7 +76,9 @@ class Provider:
         """A fresh signed record.   [REC-01] [REC-05]"""
         offer = [self.alias, self.digest, 4096, 4, ["chat"], 0, 0, 1000, 100, self.engine_key, key_id(2, self.public)]
         times = [now_ms(), now_ms(), now_ms() + LIMITS["MAX_RECORD_LIFETIME_MS"] - 1000]
-        body = msgpack.packb([1, self.network, *times, "foreign", "foreign 1", [], [[*offer, 0, 2]], "", "", []])
+        body = msgpack.packb(
+            [1, self.network, *times, "foreign", "foreign 1", self.addresses, [[*offer, 0, 2]], "", "", []]
+        )
         return self.peer_key + self.identity.sign(b"modelcloud record v1\0" + body) + bytes(body)
 
     def certificate(self) -> bytes:

@@ -1,12 +1,12 @@
-"""The dialling side of libp2p's TCP, multistream-select, Noise XX and yamux, as far as a ModelCloud peer needs it."""
+"""libp2p's TCP, multistream-select, Noise XX and yamux, as far as a ModelCloud peer needs them.   [01: links]"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator
 
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -87,6 +87,16 @@ async def select(read: Read, write: Write, protocol: str) -> None:
         raise PeerError(f"the peer does not speak {protocol}")
 
 
+async def grant(read: Read, write: Write, known: Container[str]) -> str:
+    """Be asked for protocols until one is known; which."""
+    await write(line(MULTISTREAM))
+    await read_line(read)
+    while (asked := await read_line(read)) not in known:
+        await write(line("na"))
+    await write(line(asked))
+    return asked
+
+
 # --- Noise_XX_25519_ChaChaPoly_SHA256 with libp2p's identity payload
 
 
@@ -145,6 +155,19 @@ def protobuf(data: bytes) -> Iterator[tuple[int, bytes]]:
         data = data[2 + data[1] :]
 
 
+def proven_key(payload: bytes, static: bytes) -> bytes:
+    """The identity key whose signature over this static key the payload holds."""
+    fields = dict(protobuf(payload))
+    key = fields[1].removeprefix(KEY_PREFIX)
+    Ed25519PublicKey.from_public_bytes(key).verify(fields[2], b"noise-libp2p-static-key:" + static)
+    return key
+
+
+def agree(ours: X25519PrivateKey, theirs: bytes) -> bytes:
+    """Diffie-Hellman with a key as it was sent."""
+    return ours.exchange(X25519PublicKey.from_public_bytes(theirs))
+
+
 class Secure:
     """The TCP stream under Noise: two ciphers, and plaintext that was not read yet."""
 
@@ -176,8 +199,8 @@ class Secure:
     async def write(self, data: bytes) -> None:
         await self.write_message(self.ours.aead.encrypt(self.ours.nonce(), data, None))
 
-    async def shake_hands(self, identity: Ed25519PrivateKey) -> bytes:
-        """Be the initiator of XX: `-> e`, `<- e ee s es`, `-> s se`; the key that the other side proved."""
+    async def initiate(self, identity: Ed25519PrivateKey) -> bytes:
+        """XX, `-> e`, `<- e ee s es`, `-> s se`, from the first side; the key that the other one proved."""
         noise, e, s = Handshake(), X25519PrivateKey.generate(), X25519PrivateKey.generate()
         noise.mix_hash(e.public_key().public_bytes_raw())
         noise.mix_hash(b"")
@@ -185,19 +208,37 @@ class Secure:
 
         message = await self.read_message()
         noise.mix_hash(message[:32])
-        noise.mix_key(e.exchange(X25519PublicKey.from_public_bytes(message[:32])))
+        noise.mix_key(agree(e, message[:32]))
         their_static = noise.open(message[32:80])
-        noise.mix_key(e.exchange(X25519PublicKey.from_public_bytes(their_static)))
-        payload = dict(protobuf(noise.open(message[80:])))
+        noise.mix_key(agree(e, their_static))
+        key = proven_key(noise.open(message[80:]), their_static)
 
-        key = payload[1].removeprefix(KEY_PREFIX)
-        Ed25519PublicKey.from_public_bytes(key).verify(payload[2], b"noise-libp2p-static-key:" + their_static)
         our_static = s.public_key().public_bytes_raw()
         sealed = noise.seal(our_static)
-        noise.mix_key(s.exchange(X25519PublicKey.from_public_bytes(message[:32])))
+        noise.mix_key(agree(s, message[:32]))
         await self.write_message(sealed + noise.seal(identity_payload(identity, our_static)))
-        first, second = noise.hkdf(b"")
-        self.ours, self.theirs = Cipher(first), Cipher(second)
+        self.ours, self.theirs = map(Cipher, noise.hkdf(b""))
+        return key
+
+    async def respond(self, identity: Ed25519PrivateKey) -> bytes:
+        """The same from the second side."""
+        noise, e, s = Handshake(), X25519PrivateKey.generate(), X25519PrivateKey.generate()
+        their_e = await self.read_message()
+        noise.mix_hash(their_e)
+        noise.mix_hash(b"")
+
+        our_e, our_static = e.public_key().public_bytes_raw(), s.public_key().public_bytes_raw()
+        noise.mix_hash(our_e)
+        noise.mix_key(agree(e, their_e))
+        sealed = noise.seal(our_static)
+        noise.mix_key(agree(s, their_e))
+        await self.write_message(our_e + sealed + noise.seal(identity_payload(identity, our_static)))
+
+        message = await self.read_message()
+        their_static = noise.open(message[:48])
+        noise.mix_key(agree(e, their_static))
+        key = proven_key(noise.open(message[48:]), their_static)
+        self.theirs, self.ours = map(Cipher, noise.hkdf(b""))
         return key
 
 
@@ -218,14 +259,18 @@ class Stream:
 
     async def read(self, n: int) -> bytes:
         """Exactly ``n`` bytes; raises PeerError when the stream ends or breaks before."""
-        while len(self.arrived) < n:
-            if self.broken or (self.ended and self.arrived):
-                raise PeerError("the stream broke off")
-            if self.ended:
-                raise EndError("the stream ended")
-            await self.changed.wait()
-        taken, self.arrived = bytes(self.arrived[:n]), self.arrived[n:]
-        await self.link.send(WINDOW, 0, self.number, n)
+        taken = b""
+        while len(taken) < n:
+            while not self.arrived:
+                if self.broken or (self.ended and taken):
+                    raise PeerError("the stream broke off")
+                if self.ended:
+                    raise EndError("the stream ended")
+                await self.changed.wait()
+            piece = bytes(self.arrived[: n - len(taken)])
+            self.arrived = self.arrived[len(piece) :]
+            taken += piece
+            await self.link.send(WINDOW, 0, self.number, len(piece))
         return taken
 
     async def write(self, data: bytes) -> None:
@@ -250,10 +295,10 @@ class Stream:
 class Link:
     """A connection to one peer, whose key is proven, with streams in both directions."""
 
-    def __init__(self, secure: Secure, key: bytes, handlers: dict[str, Handler]) -> None:
+    def __init__(self, secure: Secure, key: bytes, handlers: dict[str, Handler], first_number: int = 1) -> None:
         self.secure, self.key, self.handlers = secure, key, handlers
         self.streams: dict[int, Stream] = {}
-        self.next_number, self.sending = 1, trio.Lock()
+        self.next_number, self.sending = first_number, trio.Lock()
 
     async def send(self, kind: int, flags: int, number: int, length: int, data: bytes = b"") -> None:
         async with self.sending:
@@ -271,13 +316,8 @@ class Link:
     async def answer(self, stream: Stream) -> None:
         """Agree on a protocol that we handle, and handle it."""
         try:
-            await stream.write(line(MULTISTREAM))
-            await read_line(stream.read)
-            while (asked := await read_line(stream.read)) not in self.handlers:
-                await stream.write(line("na"))
-            await stream.write(line(asked))
-            stream.protocol = asked
-            await self.handlers[asked](stream)
+            stream.protocol = await grant(stream.read, stream.write, self.handlers)
+            await self.handlers[stream.protocol](stream)
         except PeerError:
             await stream.reset()
 
@@ -307,7 +347,7 @@ class Link:
                 stream.wake()
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def dial(address: str, identity: Ed25519PrivateKey, handlers: dict[str, Handler]) -> AsyncIterator[Link]:
     """A link to the peer of `/ip4/A/tcp/P/p2p/ID`; ends with the block."""
     _, _, host, _, port, _, name = address.split("/")
@@ -315,7 +355,7 @@ async def dial(address: str, identity: Ed25519PrivateKey, handlers: dict[str, Ha
         secure = Secure(tcp)
         with trio.fail_after(10):
             await select(secure.read_raw, tcp.send_all, NOISE)
-            if await secure.shake_hands(identity) != key_of(name):
+            if await secure.initiate(identity) != key_of(name):
                 raise PeerError("another peer answered")
             await select(secure.read, secure.write, YAMUX)
         failed = None
@@ -329,3 +369,22 @@ async def dial(address: str, identity: Ed25519PrivateKey, handlers: dict[str, Ha
             nursery.cancel_scope.cancel()
     if failed:
         raise failed  # as itself and not in a group
+
+
+async def listen(identity: Ed25519PrivateKey, handlers: dict[str, Handler], nursery: trio.Nursery) -> str:
+    """Take links on a free port of loopback until cancelled; the multiaddr to dial."""
+
+    async def welcome(tcp: trio.SocketStream) -> None:
+        with contextlib.suppress(PeerError, trio.BrokenResourceError):
+            secure = Secure(tcp)
+            await grant(secure.read_raw, tcp.send_all, {NOISE})
+            key = await secure.respond(identity)
+            await grant(secure.read, secure.write, {YAMUX})
+            async with trio.open_nursery() as streams:
+                await Link(secure, key, handlers, first_number=2).run(streams)
+                streams.cancel_scope.cancel()
+
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, welcome, [listener])
+    port = listener.socket.getsockname()[1]
+    return f"/ip4/127.0.0.1/tcp/{port}/p2p/{peer_id(identity.public_key().public_bytes_raw())}"
