@@ -130,16 +130,16 @@ class Conversation:
         return events
 
     async def finish(self) -> None:
-        """Close our half after everything was said; the other side then lets go too."""
+        """Close our half after everything was said; the other side then lets go too. What it still sends is dropped."""
         self.exchange.close(self._clock.now())
-        with contextlib.suppress(StreamBrokenError):
-            await self._open_stream().close()
+        if self._stream is not None:
+            self._stream.abandon()
 
     async def end(self, last: Abort | Cancel | None = None) -> None:
         """Say a last word if it may still be said, and let go of the stream. At most half a second, even cancelled.
 
         After an Abort only our half ends, since a reset would take what the peer has not read yet, the Abort too; what
-        it still sends is dropped by whoever runs our handler.
+        it still sends is dropped.
         """
         if self._stream is None:
             return
@@ -149,7 +149,7 @@ class Conversation:
                     await self.send(last)
                     self._is_abort_out = isinstance(last, Abort)
             if self._is_abort_out:
-                await self._stream.close()
+                self._stream.abandon()
             else:
                 await self._stream.reset()
 

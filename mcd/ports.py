@@ -72,6 +72,10 @@ class Stream(Protocol):
         """End both halves at once; the only call that stops a sender. Idempotent, never raises."""
         ...
 
+    def abandon(self) -> None:
+        """End our half as `close` does, and read no more: what still comes is dropped. Idempotent, never raises."""
+        ...
+
 
 StreamHandler = Callable[[Stream], Awaitable[None]]
 

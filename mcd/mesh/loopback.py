@@ -84,6 +84,11 @@ class LoopStream:
         self._inbound.buffer.clear()
         await trio.lowlevel.cancel_shielded_checkpoint()
 
+    def abandon(self) -> None:
+        """See ports.Stream.abandon. Whatever still comes goes when both ends do."""
+        self._outbound.is_ended = True
+        self._outbound.wake()
+
 
 def pair(own_id: PeerId) -> tuple[LoopStream, LoopStream]:
     """Both ends of a new stream from ourselves to ourselves."""

@@ -72,6 +72,10 @@ class MeshStream:
         """End both halves at once."""
         self._stream.reset_now()
 
+    def abandon(self) -> None:
+        """End our half and drop what still comes."""
+        self._stream.abandon()
+
     async def _read(self) -> bytes:
         try:
             data: bytes = await self._stream.read(MAX_RECEIVE_BYTES)

@@ -82,6 +82,10 @@ class Upload:
         """See ports.Stream.reset."""
         await self._stream.reset()
 
+    def abandon(self) -> None:
+        """See ports.Stream.abandon."""
+        self._stream.abandon()
+
     def done(self) -> None:
         """The request is whole, or will never be. Idempotent."""
         self._is_whole = True

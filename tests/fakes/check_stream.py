@@ -94,6 +94,17 @@ async def close_ends_one_half(left: Stream, right: Stream, _: MakePair) -> None:
     await left.reset()
 
 
+async def abandon_ends_one_half_and_reads_no_more(left: Stream, right: Stream, _: MakePair) -> None:
+    await left.send(b"last words")
+    left.abandon()
+    left.abandon()
+    await right.send(b"for nobody")
+    assert await exactly(right, len(FIRST) + 10) == FIRST + b"last words"
+    assert await right.receive() == b""
+    with pytest.raises(StreamBrokenError):
+        await left.send(b"after the end")
+
+
 async def reset_ends_both(left: Stream, right: Stream, _: MakePair) -> None:
     await exactly(right, len(FIRST))
     await left.reset()
@@ -190,6 +201,7 @@ CHECKS = (
     first_bytes_come_first,
     both_directions_at_once,
     close_ends_one_half,
+    abandon_ends_one_half_and_reads_no_more,
     reset_ends_both,
     reset_stops_a_blocked_sender,
     a_slow_reader_pauses_only_its_sender,

@@ -135,6 +135,10 @@ class MemoryStream:
     async def reset(self) -> None:
         self._reset()
 
+    def abandon(self) -> None:
+        self._finish()
+        self._in.chunks.clear()
+
     def _finish(self) -> None:
         if self._out.finished_at_s == math.inf:
             self._out.finished_at_s = max(self._out.due_s(), trio.current_time())

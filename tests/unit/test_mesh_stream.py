@@ -9,11 +9,16 @@ from hypothesis import strategies as st
 from multiaddr import Multiaddr
 from trio.testing import MockClock
 
+from mcd.conversation import Conversation
 from mcd.errors import StreamBrokenError
+from mcd.exchange.states import Role
 from mcd.ids import PeerId
 from mcd.mesh import yamux_frame as wire
 from mcd.mesh.stream import MULTISTREAM, MeshStream, line
 from mcd.mesh.tcp import place_of
+from mcd.mesh.yamux import ABANDONED_S
+from mcd.wire.messages import HEADER_BYTES, Abort, AbortCode, Request
+from tests.fakes.engine_entry import RealClock
 from tests.fakes.memory_conn import yamux_and_peer
 
 PROTOCOL = b"/mc/exchange/1"
@@ -103,3 +108,19 @@ def test_a_relayed_address_is_not_plain_tcp() -> None:
     peer = "12D3KooWMbbPVGsZYh3ChQjue712NHHGNybRRXwnuSpezYjGbCDS"
     assert place_of(Multiaddr(f"/ip4/192.0.2.1/tcp/1/p2p/{peer}")) == ("192.0.2.1", 1)
     assert place_of(Multiaddr(f"/ip4/192.0.2.1/tcp/1/p2p/{peer}/p2p-circuit")) is None
+
+
+@pytest.mark.autojump
+@pytest.mark.parametrize("last", [Abort(AbortCode.PROTOCOL), Abort(AbortCode.ENVELOPE)])
+async def test_what_comes_after_an_entrys_last_word_is_not_kept(last: Abort) -> None:
+    """Only its half ended: a window full of what a liar went on sending stayed unread, for five minutes each time."""
+    async with yamux_and_peer() as (muxer, peer):
+        talk = Conversation(Role.ENTRY, RealClock(), MeshStream(await muxer.open_stream(), PeerId("peer")))
+        await talk.send(Request(bytes(HEADER_BYTES), b"sealed", 1))
+        await peer.data(2, bytes(1000))
+        await talk.end(last)
+        await peer.data(2, bytes(200_000))
+        await trio.sleep(1)
+        assert muxer.n_unread_bytes == 0
+        await trio.sleep(2 * ABANDONED_S)
+        assert muxer.n_streams == 0
