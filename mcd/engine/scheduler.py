@@ -60,6 +60,8 @@ class Scheduler:
         )
         self._tidy = Tidy(context, self._batch, self.kv, vision)
         self._waiting: list[Sequence] = []
+        self._is_full = False
+        """The last step found room for nobody who waits, and nothing has changed since."""
         self._running: list[Sequence] = []
         self._choosing = Choosing()
         self._max_prefill_rows = MAX_PREFILL_ROWS
@@ -91,7 +93,9 @@ class Scheduler:
 
     def wait_s(self, now: Seconds) -> Seconds | None:
         """Seconds until a step has something to do; None for not before a request."""
-        if self._waiting or any(not (s.is_paused or s.is_held) or self._is_prefilling(s) for s in self._running):
+        if self._waiting and not self._is_full:
+            return 0.0
+        if any(not (s.is_paused or s.is_held) or self._is_prefilling(s) for s in self._running):
             return 0.0
         due_at = self._tidy.due_at(is_idle=not self._running)
         return None if due_at is None else max(0.0, due_at - now)
@@ -107,9 +111,11 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
         self._waiting.append(sequence)
+        self._is_full = False
 
     def remove(self, job_id: int, now: Seconds) -> None:
         """Drop every sequence of a job; its slots are free at once."""
+        self._is_full = False
         for sequence in [s for s in self._waiting if s.job.id == job_id]:
             self._waiting.remove(sequence)
             sequence.close()
@@ -139,6 +145,7 @@ class Scheduler:
         has_looked = self._look(now)
         outputs = self._fill()
         self.has_computed = self._batch.n_rows > 0
+        self._is_full = not (self.has_computed or has_looked)
         if not self.has_computed:
             return
         if not self._decode(None if has_looked else now):
@@ -292,6 +299,7 @@ class Scheduler:
         self._batch.clear_scratch(self._context.handle)
 
     def _leave(self, sequence: Sequence, now: Seconds) -> None:
+        self._is_full = False
         self._running.remove(sequence)
         if sequence.slot is not None:
             self.kv.release(sequence.slot, now)

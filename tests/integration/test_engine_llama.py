@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,17 @@ import trio
 
 from mcd.api.request import ChatMessage, ChatRequest, CompletionRequest
 from mcd.api.tasks import DetokenizeRequest, TokenizeRequest
+from mcd.engine.backend import Job
 from mcd.engine.catalogue import EngineSpec, resolve
+from mcd.engine.compiling import Compiling
+from mcd.engine.load import open_llama
 from mcd.engine.messages import CREDIT_CHUNKS, EngineOptions
+from mcd.engine.rendering import Rendering
 from mcd.errors import EngineDeadError
 from mcd.ports import EngineChunk
 from tests.fakes import gguf_make
 from tests.fakes.engine_entry import Answer, EntrySide, chat, running
+from tests.integration.test_engine_resume import Shown
 
 FOUR = EngineOptions(n_threads=1, n_slots=4)
 ONE = EngineOptions(n_threads=1, n_slots=1)
@@ -282,6 +288,30 @@ async def test_slow_reader_pauses_its_own_slot_only(tmp_path: Path) -> None:
                         break
         await wait_idle(side)
     assert slow.n_chunks > CREDIT_CHUNKS
+
+
+def test_the_loop_rests_while_slow_readers_hold_all_slots(tmp_path: Path) -> None:
+    """Choices without a slot kept it turning, a whole core, for as long as the reader of the others paused."""
+    path = gguf_make.make(tmp_path / "three.gguf", text_only=True)
+    backend = open_llama(str(path), EngineOptions(n_threads=1, n_slots=2), Rendering.start(), Compiling.start())
+    shown = Shown()
+    backend.submit(Job(1, chat("three", n=3, max_tokens=20), shown))
+
+    def go_on() -> None:
+        select.select(backend.wakers(), [], [], backend.wait_s(0.0))
+        backend.step(0.0)
+
+    while len(shown.pieces) < 4:
+        go_on()
+    backend.pause(1, is_paused=True)
+    backend.step(0.0)
+    assert (backend.load(), backend.wait_s(0.0)) == ((2, 1), None)
+    backend.submit(Job(2, chat("next", max_tokens=2), other := Shown()))
+    backend.pause(1, is_paused=False)
+    while shown.end is None or other.end is None:
+        go_on()
+    assert len(shown.tokens) > 4
+    backend.close()
 
 
 @pytest.mark.timed
