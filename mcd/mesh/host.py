@@ -146,6 +146,8 @@ class Host:
             except portlock.ForeignAddressError:
                 if len(self._forwarded) == len(self._listen) - 1:
                     raise  # none is ours
+                if not place[1]:
+                    raise ConfigError(f"{maddr} is not an address of this machine; name the port it forwards") from None
                 self._forwarded.append(str(maddr))
 
     async def close(self) -> None:

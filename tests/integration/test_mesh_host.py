@@ -99,6 +99,13 @@ async def test_nothing_but_foreign_addresses_is_refused(n_addresses: int) -> Non
         await Host(bytes(range(32)), listen, log=Log(), clock=TrioClock()).run()
 
 
+async def test_a_routers_address_needs_the_port_that_it_forwards() -> None:
+    """Port 0, the kernel's choice here, was announced as it stood: nobody can dial that."""
+    listen = ["/ip4/127.0.0.1/tcp/0", "/ip4/203.0.113.5/tcp/0"]
+    with pytest.raises(ConfigError, match="name the port it forwards"):
+        await Host(bytes(range(32)), listen, log=Log(), clock=TrioClock()).run()
+
+
 async def test_connect_makes_one_link_and_both_sides_hear_of_it() -> None:
     news: list[tuple[str, str, object]] = []
     async with running("127.0.0.1") as left, running("127.0.0.2") as right:
