@@ -15,7 +15,7 @@ from msgspec import Meta
 
 CAPABILITY_VERSION = 5
 """2026-11-24: version 1, the first. 2026-11-25: version 2, request kinds besides chat; version 3, loads. 2026-11-28:
-version 4, when a request was asked."""
+version 4, when a request was asked; version 5, completions and `repeat_penalty`."""
 
 EXCHANGE_PROTOCOL = "/modelcloud/exchange/1.0.0"
 INFO_PROTOCOL = "/modelcloud/info/1.0.0"
