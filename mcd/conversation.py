@@ -168,11 +168,11 @@ class Conversation:
                     self._is_abort_out = True
 
     async def _receive(self) -> bytes:
-        if self._stream is None:
-            assert self._opens is not None, "a conversation without a stream begins with `ask`"
-            self._stream = await self._opens()
+        if self._opens is not None:
+            opens, self._opens = self._opens, None  # once, and its bytes are not kept
+            self._stream = await opens()
         try:
-            return await self._stream.receive()
+            return await self._open_stream().receive()
         except StreamBrokenError:
             return b""
 

@@ -58,6 +58,7 @@ from mcd.wire.codec import decode_delta, decode_failure, decode_final, encode_bo
 from mcd.wire.envelope import Terms, seal_request
 from mcd.wire.frames import DataFrame, ErrorFrame, FinalFrame, Frame, Opener
 from mcd.wire.header import FLAG_STREAM
+from mcd.wire.keyconfig import KeyConfig
 from mcd.wire.messages import (
     EXCHANGE_PROTOCOL,
     MAX_OUTPUT_TOKENS,
@@ -135,7 +136,37 @@ class Session:
             ClaimedFaultError: The provider says that the request itself is at fault.
             PeerError: This provider failed or refused; another may be tried.
         """
-        config = await self._keyring.config(candidate)
+        talk, answer = self._begin(candidate, asked, await self._keyring.config(candidate))
+        failure: McdError | None = None
+        try:
+            while not answer.is_complete:
+                batch: list[AnswerEvent] = []
+                try:
+                    for event in await talk.next_events():
+                        batch += answer.take(event)
+                except McdError:
+                    if batch:
+                        await put(batch)  # what came before the failure counts: the next provider goes on behind it
+                    raise
+                await put(batch)
+        except McdError as problem:
+            failure = problem
+            if isinstance(problem, RefusedError) and problem.reason == RefuseReason.KEY_UNKNOWN:
+                self._keyring.forget(candidate)
+            raise
+        finally:
+            has_ended = answer.is_complete or failure is not None
+            if has_ended or self._behind is None or self.n_seen_off >= MAX_SEEN_OFF:
+                await _let_go(talk, answer, failure)
+            else:
+                self._behind.start_soon(self._see_off, talk, answer, on_cancelled)
+
+    def _begin(self, candidate: Candidate, asked: Asked, config: KeyConfig) -> tuple[Conversation, _Answer]:
+        """Seal the request. Nobody keeps its bytes once they are sent: an answer may take an hour.
+
+        Raises:
+            TooLargeError: It cannot be sealed.
+        """
         request = asked.request
         body = encode_body(
             Body(
@@ -160,30 +191,7 @@ class Session:
         message = Request(header, sealed, _output_limit(request), resume_from=len(asked.resume))
         talk = Conversation(Role.ENTRY, self._clock)
         talk.ask(message, partial(self._mesh.open_stream, candidate.peer_id, EXCHANGE_PROTOCOL))
-        answer = _Answer(candidate, opener, config.engine_key, request)
-        failure: McdError | None = None
-        try:
-            while not answer.is_complete:
-                batch: list[AnswerEvent] = []
-                try:
-                    for event in await talk.next_events():
-                        batch += answer.take(event)
-                except McdError:
-                    if batch:
-                        await put(batch)  # what came before the failure counts: the next provider goes on behind it
-                    raise
-                await put(batch)
-        except McdError as problem:
-            failure = problem
-            if isinstance(problem, RefusedError) and problem.reason == RefuseReason.KEY_UNKNOWN:
-                self._keyring.forget(candidate)
-            raise
-        finally:
-            has_ended = answer.is_complete or failure is not None
-            if has_ended or self._behind is None or self.n_seen_off >= MAX_SEEN_OFF:
-                await _let_go(talk, answer, failure)
-            else:
-                self._behind.start_soon(self._see_off, talk, answer, on_cancelled)
+        return talk, _Answer(candidate, opener, config.engine_key, request)
 
     async def _see_off(self, talk: Conversation, answer: _Answer, on_cancelled: Callable[[Final], None]) -> None:
         """Cancel an answer and take its end, so that what was delivered is accounted for.   [EX-12]"""

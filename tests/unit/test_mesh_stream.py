@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import trio
 from hypothesis import given, settings
@@ -11,13 +13,17 @@ from trio.testing import MockClock
 
 from mcd.conversation import Conversation
 from mcd.errors import StreamBrokenError
+from mcd.exchange.events import PeerClosed, RequestAccepted
 from mcd.exchange.states import Role
 from mcd.ids import PeerId
 from mcd.mesh import yamux_frame as wire
 from mcd.mesh.stream import MULTISTREAM, MeshStream, line
 from mcd.mesh.tcp import place_of
 from mcd.mesh.yamux import ABANDONED_S
-from mcd.wire.messages import HEADER_BYTES, Abort, AbortCode, Request
+from mcd.ports import Stream
+from mcd.wire.codec import encode_exchange
+from mcd.wire.framing import frame
+from mcd.wire.messages import HEADER_BYTES, Abort, AbortCode, Accepted, Request
 from tests.fakes.engine_entry import RealClock
 from tests.fakes.memory_conn import yamux_and_peer
 
@@ -124,3 +130,46 @@ async def test_what_comes_after_an_entrys_last_word_is_not_kept(last: Abort) -> 
         assert muxer.n_unread_bytes == 0
         await trio.sleep(2 * ABANDONED_S)
         assert muxer.n_streams == 0
+
+
+@pytest.mark.autojump
+async def test_a_request_opens_one_stream_and_is_not_kept_once_it_is_sent() -> None:
+    """All of it, eight megabytes of pictures perhaps, stayed in memory for as long as its answer took."""
+    n_opened = 0
+
+    class Open:
+        async def __call__(self, first: bytes) -> Stream:
+            nonlocal n_opened
+            n_opened += 1
+            stream = MeshStream(await muxer.open_stream(), PeerId("peer"))
+            await stream.send(first)
+            await peer.data(2, frame(encode_exchange(Accepted(0, 0))))
+            return stream
+
+    async with yamux_and_peer() as (muxer, peer):
+        talk, open_stream = Conversation(Role.ENTRY, RealClock()), Open()
+        talk.ask(Request(bytes(HEADER_BYTES), b"sealed", 1), open_stream)
+        kept = weakref.ref(open_stream)
+        del open_stream
+        assert isinstance(await talk.next_event(), RequestAccepted)
+        assert kept() is None
+        await peer.send(wire.WINDOW, wire.RST, 2)
+        assert await talk.next_event() == PeerClosed(is_truncated=True)
+        assert n_opened == 1
+
+
+@pytest.mark.autojump
+async def test_a_stream_that_cannot_be_opened_is_not_tried_again() -> None:
+    n_opened = 0
+
+    async def open_stream(_: bytes) -> Stream:
+        nonlocal n_opened
+        n_opened += 1
+        raise StreamBrokenError("nobody there")
+
+    talk = Conversation(Role.ENTRY, RealClock())
+    talk.ask(Request(bytes(HEADER_BYTES), b"sealed", 1), open_stream)
+    with pytest.raises(StreamBrokenError):
+        await talk.next_event()
+    assert await talk.next_event() == PeerClosed(is_truncated=True)
+    assert n_opened == 1
