@@ -128,24 +128,27 @@ class Batch:
         """Overwrite the token ids that earlier batches left in llama.cpp's own buffers.
 
         A batch of zeros, as large as the largest of them, on a sequence nobody uses; where a sequence may hold only
-        ``longest`` tokens, on as many as it takes. It is broken off before anything is computed, but after llama.cpp
-        has copied its tokens to where it copies all tokens.
+        ``longest`` tokens, on as many as it takes. Then one of another size: a batch of the last one's shape reuses its
+        graph, which keeps the tokens that it was built for.
         """
-        if not self._n_most:
-            return
+        if self._n_most:
+            for n_rows in (self._n_most, 2 if self._n_most == 1 else 1):
+                self._break_off(context, sequence, n_rows, longest or n_rows)
+            self._n_most = 0
+
+    def _break_off(self, context: Any, sequence: int, n_rows: int, run: int) -> None:
+        """Decode zeros until llama.cpp has copied its tokens to where it copies all tokens, and compute nothing."""
         self.clear()
         self.clear_scratch(context)
-        run = longest or self._n_most
-        sequences = range(sequence, sequence - (-self._n_most // run))
-        for each, at in zip(sequences, range(0, self._n_most, run), strict=True):
-            self.add([0] * min(run, self._n_most - at), 0, each, wants_output=True)
+        sequences = range(sequence, sequence - (-n_rows // run))
+        for each, at in zip(sequences, range(0, n_rows, run), strict=True):
+            self.add([0] * min(run, n_rows - at), 0, each, wants_output=True)
         self._lib.llama_set_abort_callback(context, _ABORT, None)
         self.decode(context)
         self._lib.llama_set_abort_callback(context, _NEVER, None)
         for each in sequences:
             self._lib.llama_memory_seq_rm(self._lib.llama_get_memory(context), each, -1, -1)
         self.clear()
-        self._n_most = 0
 
     def clear_scratch(self, context: Any) -> None:
         """Empty the scratch sequence."""

@@ -7,10 +7,12 @@ import secrets
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
+from mcd.api.request import ChatRequest, CompletionRequest
 from mcd.api.tasks import EmbeddingsRequest, RerankRequest, TokenizeRequest
 from mcd.engine import supervise
 from mcd.engine.catalogue import EngineSpec, resolve
@@ -45,6 +47,10 @@ def encoder(nano: EngineSpec, tmp_path: Path) -> EngineSpec:
     return EngineSpec(alias="m", backend="llama", source=str(make_encoder(tmp_path / "m.gguf")))
 
 
+def completion(text: str, **members: Any) -> CompletionRequest:
+    return CompletionRequest(model="nano", prompt=text, **members)
+
+
 async def left(side: EntrySide, needles: dict[str, bytes]) -> set[str]:
     """What is found in the worker, once nothing is; after some tries, whatever is."""
     assert side.engine.pid is not None
@@ -57,11 +63,13 @@ async def left(side: EntrySide, needles: dict[str, bytes]) -> set[str]:
     return found
 
 
-async def ask_and_look(side: EntrySide, text: str, salt: str, needles: dict[str, bytes]) -> tuple[Answer, set[str]]:
+async def ask_and_look(
+    side: EntrySide, asked: ChatRequest, salt: str, needles: dict[str, bytes]
+) -> tuple[Answer, set[str]]:
     """An answer, and what was in the worker's memory while it was made."""
     assert side.engine.pid is not None
     answer, seen = Answer(), set[str]()
-    request, opener = side.seal(chat(text, max_tokens=60), salt=salt)
+    request, opener = side.seal(asked, salt=salt)
     async with side.engine.submit(request) as events:
         async for event in events:
             side.take(answer, opener, event)
@@ -80,11 +88,26 @@ async def test_nothing_of_a_finished_request_is_left_in_the_heap(nano: EngineSpe
             print("the canary:", canary)
             spelt = spellings(canary, token_ids(canary))
             needles = {name: spelt[name] for name in LIKELY}
-            answer, seen = await ask_and_look(side, f"Remember {canary} and tell me about mcd.", salt, needles)
+            asked = chat(f"Remember {canary} and tell me about mcd.", max_tokens=60)
+            answer, seen = await ask_and_look(side, asked, salt, needles)
             assert {"utf-8", "token ids u32"} <= seen, "the positive control failed: this test could not find a leak"
             assert await left(side, needles) == set()
             assert len(answer.text) > 20
             assert await left(side, {"utf-8": answer.text[:20].encode()}) == set()
+
+
+@pytest.mark.parametrize("ask", [chat, completion])
+async def test_nothing_is_left_of_a_prompt_after_which_one_token_came(
+    nano: EngineSpec, ask: Callable[..., ChatRequest]
+) -> None:
+    """llama.cpp reused the prompt's graph for the batch that should overwrite it, and that keeps its tokens."""
+    async with running(nano) as side:
+        canary = f"kanarie {secrets.token_hex(12)} vogel"
+        needles = {"token ids u32": spellings(canary, token_ids(canary))["token ids u32"]}
+        asked = ask(f"Remember {canary} and tell me about mcd.", max_tokens=1)
+        _, seen = await ask_and_look(side, asked, "", needles)
+        assert seen, "the positive control failed: this test could not find a leak"
+        assert await left(side, needles) == set()
 
 
 async def test_nothing_of_an_embedded_text_is_left(encoder: EngineSpec) -> None:
