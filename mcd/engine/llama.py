@@ -320,12 +320,6 @@ class LlamaBackend:
         if any(token >= self._model.n_vocab for token in job.resume):
             raise InvalidRequestError("the tokens to resume after are not of this model", param="resume")
         is_raw = isinstance(request, CompletionRequest)
-        parser = MessageParser(
-            self._family,
-            request.tools if _offers_tools(request) else (),
-            is_thinking=thinking == "open",
-            id_seed=array("i", (max(token, -1) for token in prompt.tokens)).tobytes() + bytes([choice]),
-        )
         sequence = Sequence(
             job,
             choice,
@@ -333,10 +327,18 @@ class LlamaBackend:
             limit - len(job.resume),
             sampler=Sampler(self._model, sampler.parameters(request, self._model, choice), compiled),
             vocabulary=self._plain if is_raw else self._vocabulary,
-            parser=None if is_raw else parser,
+            parser=None if is_raw else self._parser(request, choice, prompt, thinking),
         )
         sequence.spans = prompt.spans
         return sequence
+
+    def _parser(self, request: ChatRequest, choice: int, prompt: Prompt, thinking: families.Thinking) -> MessageParser:
+        return MessageParser(
+            self._family,
+            request.tools if _offers_tools(request) else (),
+            is_thinking=thinking == "open",
+            id_seed=array("i", (max(token, -1) for token in prompt.tokens)).tobytes() + bytes([choice]),
+        )
 
     def _end_at_once(self, active: Active) -> None:
         for sequence in active.sequences:
