@@ -183,9 +183,12 @@ def test_forced_tools_follow_the_family(name: str) -> None:
     assert "add" in text
     assert "stop" in text
     named = bound(name, tools=TOOLS, tool_choice="function:stop")
+    once = bound(name, tools=TOOLS, tool_choice="function:stop", parallel_tool_calls=False)
     assert named is not None
     assert named.answer is not None
     assert "add" not in named.answer.text()
+    assert once is not None
+    assert named.answer == once.answer, "who names a function wants one call"
     with pytest.raises(InvalidRequestError, match="tool_choice"):
         bound(name, tools=TOOLS, tool_choice="function:none")
 

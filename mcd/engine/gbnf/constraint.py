@@ -81,7 +81,9 @@ def build(request: ChatRequest, family: Family, thinking: Thinking, *, may_think
     offered = request.tools if request.tool_choice == "auto" else ()
     if forced:
         rules = Rules("tools")
-        answer = _turn(rules, family, forced, is_strict=True, may_repeat=request.parallel_tool_calls)
+        # who names a function wants one call
+        may_repeat = request.parallel_tool_calls and request.tool_choice == "required"
+        answer = _turn(rules, family, forced, is_strict=True, may_repeat=may_repeat)
     elif request.response_format.type != "text":
         rules = Rules("response_format")
         answer = _formatted(rules, request, family)
