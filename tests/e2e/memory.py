@@ -65,7 +65,7 @@ def spellings(text: str, token_ids: Sequence[int] = ()) -> dict[str, bytes]:
 
 
 def engine_pids(worker: int) -> list[int]:
-    """A worker and the processes in which its chat template runs: all that may ever hold a prompt."""
+    """A worker and those in which its template runs and schemas are compiled: all that may ever hold a prompt."""
     return [worker, *(child.pid for child in psutil.Process(worker).children(recursive=True))]
 
 

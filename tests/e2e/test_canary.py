@@ -120,14 +120,15 @@ def test_a_prompt_is_in_the_engine_and_nowhere_else(mesh: LocalMesh) -> None:
                     messages=[{"role": "user", "content": f"Remember {canary} and tell me everything about mcd."}],
                     stream=True,
                     max_tokens=LONG,
+                    tools=[{"type": "function", "function": {"name": "sing", "description": f"Sing of {canary}."}}],
                     extra_body={"logit_bias": bias},
                 )
             )
 
         in_engine, in_flight = seen_at_work(provider, (provider, third), ask, needles)
     born = engine_pids(engine_pid(provider))[1:]
-    assert len(born) == 2
-    assert [search(pid, needles) for pid in born] == [set(), set()], "the prompt was written; nobody needs it there"
+    assert len(born) == 3, "two for the template, one that forks compilers of schemas"
+    assert [search(pid, needles) for pid in born] == [set()] * 3, "all was written and compiled; nobody needs it there"
     assert "utf-8" in in_engine, "the positive control failed: this test could not find a leak"
     assert in_flight == {"provider": set(), "third": set()}
     after = {peer.name: search(peer.pid, needles) for peer in (provider, third)}
