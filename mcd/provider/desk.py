@@ -78,9 +78,14 @@ class Desk:
     def free(self, turn: Turn) -> None:
         """The engine computes no more for it: the next may begin. Idempotent."""
         if turn.has_slot and turn in self.turns and turn.began_at is not None:
-            self.admission.observe(self._clock.now() - turn.began_at)
+            turn.held_s = self._clock.now() - turn.began_at
         self.turns.leave(turn)
         self._deal()
+
+    def answered(self, turn: Turn) -> None:
+        """An answer came of it, and what that took is what others wait for; what cannot be opened takes no time."""
+        if turn.held_s is not None:
+            self.admission.observe(turn.held_s)
 
     def leave(self, turn: Turn) -> None:
         """Give the place back."""

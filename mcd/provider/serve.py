@@ -220,6 +220,7 @@ class Provider:
                     await _send(talk, _message(event))
                     if isinstance(event, EngineFinished):
                         self._note(event, "cancelled" if is_cancelled else "finished")
+                        desk.answered(held.turn)
         except RefusedError as refused:
             refuse = Refuse(RefuseReason(refused.reason), refused.retry_after_s or 0.0)
             self._count_refusal(refuse)

@@ -26,7 +26,7 @@ MIN_SLOTS_TO_SPARE = 4
 class Turn:
     """One accepted request's claim to a slot. Owner: `Turns`."""
 
-    __slots__ = ("address", "began_at", "call", "has_slot", "n_bytes", "peer_id")
+    __slots__ = ("address", "began_at", "call", "has_slot", "held_s", "n_bytes", "peer_id")
 
     def __init__(self, peer_id: PeerId, address: str, n_bytes: int, call: Callable[[], None]) -> None:
         """``call`` is called once, when it gets its slot. An empty ``address`` counts nobody but the peer."""
@@ -39,6 +39,8 @@ class Turn:
         """It has its slot, or had it."""
         self.began_at: Seconds | None = None
         """When it got its slot; None before, and where the model was not loaded then."""
+        self.held_s: Seconds | None = None
+        """How long it held it, once that is over."""
 
 
 class Turns:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import trio
 
 from mcd.exchange.states import LINGER_TIMEOUT_S
 from mcd.ports import Stream
-from mcd.provider.admission import MAX_HELD_S
+from mcd.provider.admission import MAX_HELD_S, Ask
 from mcd.wire.codec import decode_exchange
 from mcd.wire.framing import FrameReader
-from mcd.wire.messages import MAX_FRAME_BYTES, Abort, Accepted, Cancel, Finished, Refused, RefuseReason, Started
+from mcd.wire.messages import (
+    MAX_FRAME_BYTES,
+    Abort,
+    AbortCode,
+    Accepted,
+    Cancel,
+    Finished,
+    Refused,
+    RefuseReason,
+    Started,
+)
 from mcd.wire.messages import Waiting as WaitingMessage
 from tests.fakes import memory_mesh
 from tests.fakes.sealing_engine import Play
@@ -160,3 +171,19 @@ async def test_a_refusal_of_the_engine_lets_the_next_begin() -> None:
         assert (await heard(first))[-1] == Refused(RefuseReason.KEY_UNKNOWN, 0)
         assert isinstance((await heard(second))[-1], Refused | Finished)
         assert text(await entry.ask()) == words(5)
+
+
+@pytest.mark.spec("EX-36")
+async def test_what_the_engine_cannot_open_says_nothing_of_how_long_answers_take() -> None:
+    async with nodes(ada=LONG, mallory=Play()) as (entry, providers):
+        ada, mallory = providers["ada"], providers["mallory"]
+        admission = ada.provider._desks[0].admission
+        await ask(entry, ada, [])
+        request = await sealed_request(mallory, ada)
+        noise = msgspec.structs.replace(request, sealed=bytes(len(request.sealed)))
+        for _ in range(20):
+            last = (await heard(await open_to(mallory, ada, said(noise))))[-1]
+            assert last == Abort(AbortCode.ENVELOPE)
+        assert ada.provider.served.outcomes["envelope"] == 20
+        status = ada.engines[0].status()
+        assert admission.service_s(status, Ask(1000, 100)) == pytest.approx(ANSWER_S, rel=0.1)
