@@ -117,7 +117,7 @@ class EmbedBackend:
 
     def step(self, now: Seconds) -> None:
         """Take what was tokenised, then compute one batch."""
-        self._lexicon.step()
+        self._lexicon.step(now)
         while (done := self._texts.take()) is not None:
             task = self._asked.pop(done[0], None)
             if task is not None:
@@ -143,7 +143,8 @@ class EmbedBackend:
         if self._encoder.has_work() or any(not running.is_paused for running in self._turn):
             return 0.0
         due_at = self._wipe_at if self._scrub_at is None else self._scrub_at
-        return None if due_at is None else max(0.0, due_at - now)
+        due = [at for at in (due_at, self._lexicon.due_at) if at is not None]
+        return max(0.0, min(due) - now) if due else None
 
     def wakers(self) -> Sequence[int]:
         """Readable when something was tokenised."""

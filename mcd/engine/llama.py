@@ -189,7 +189,7 @@ class LlamaBackend:
                 self._written(asked, written)
         if self._bindings.n_open or not self._scheduler.has_computed:
             self._bind(now)
-        self._lexicon.step()
+        self._lexicon.step(now)
         self._scheduler.step(now)
 
     def _written(self, asked: Job | Task, written: Written | UserError) -> None:
@@ -245,10 +245,9 @@ class LlamaBackend:
 
     def wait_s(self, now: Seconds) -> float | None:
         """0 while there is work; later for what must be overwritten or forgotten in time."""
-        wait_s, due_at = self._scheduler.wait_s(now), self._bindings.due_at
-        if due_at is None:
-            return wait_s
-        return max(0.0, due_at - now) if wait_s is None else min(wait_s, max(0.0, due_at - now))
+        waits_s = [self._scheduler.wait_s(now)]
+        waits_s += [max(0.0, at - now) for at in (self._bindings.due_at, self._lexicon.due_at) if at is not None]
+        return min((wait_s for wait_s in waits_s if wait_s is not None), default=None)
 
     def wakers(self) -> Items[int]:
         """The processes that write prompts, and what threads do; decoding is done in `step`."""

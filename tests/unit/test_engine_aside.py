@@ -12,8 +12,11 @@ from mcd.api.tasks import TokenizeRequest
 from mcd.engine.aside import Aside
 from mcd.engine.backend import Task
 from mcd.engine.embed import MAX_TASK_TOKENS, judged
-from mcd.engine.lexicon import Lexicon
+from mcd.engine.lexicon import MAX_PARTS_AT_ONCE, Lexicon
+from mcd.engine.seal import FLUSH_INTERVAL_S
 from mcd.errors import ContextLengthError, InvalidRequestError
+from mcd.wire.messages import MAX_TOKENS_PER_CHUNK
+from mcd.wire.payload import Part
 
 
 class Vocabulary:
@@ -41,9 +44,61 @@ def test_a_task_taken_back_leaves_nothing_to_wake_for() -> None:
     lexicon.cancel(1)
     model.may_go_on.set()
     assert is_readable(lexicon.waker(), 30)
-    lexicon.step()
+    lexicon.step(0.0)
     assert not is_readable(lexicon.waker())
     assert (lexicon.n_open, lexicon.n_bytes) == (0, 0)
+
+
+class Sink:
+    """Counts what it is given."""
+
+    def __init__(self) -> None:
+        self.n_parts, self.is_finished = 0, False
+
+    def started(self, _: int) -> None:
+        assert not self.n_parts
+
+    def part(self, _: Part) -> None:
+        self.n_parts += 1
+
+    def finished(self, *_: object) -> None:
+        self.is_finished = True
+
+
+def test_a_long_list_leaves_bit_by_bit_and_a_short_one_passes_it() -> None:
+    """A million ids took a third of a second to seal, for which nobody had a token."""
+    model = Vocabulary()
+    model.may_go_on.set()
+    lexicon, sinks = Lexicon(cast(Any, model)), (Sink(), Sink())
+    n_parts = 2 * MAX_PARTS_AT_ONCE + 1
+    texts = "a" * (n_parts * MAX_TOKENS_PER_CHUNK), "a"
+    for key, (text, sink) in enumerate(zip(texts, sinks, strict=True)):
+        request = TokenizeRequest(model="m", text=text)
+        lexicon.add(Task(key, request, cast(Any, sink), len(text)), request)
+        assert is_readable(lexicon.waker(), 30)
+        lexicon.step(0.0)
+    assert (sinks[0].n_parts, sinks[1].is_finished) == (MAX_PARTS_AT_ONCE, True)
+    assert lexicon.due_at == FLUSH_INTERVAL_S
+    lexicon.step(FLUSH_INTERVAL_S / 2)
+    assert sinks[0].n_parts == MAX_PARTS_AT_ONCE
+    for n_rounds in (1, 2):
+        assert not sinks[0].is_finished
+        lexicon.step(n_rounds * FLUSH_INTERVAL_S)
+    assert (sinks[0].n_parts, sinks[0].is_finished, lexicon.n_open, lexicon.due_at) == (n_parts, True, 0, None)
+
+
+def test_an_answer_on_its_way_out_is_taken_back() -> None:
+    model = Vocabulary()
+    model.may_go_on.set()
+    lexicon, sink = Lexicon(cast(Any, model)), Sink()
+    text = "a" * ((MAX_PARTS_AT_ONCE + 1) * MAX_TOKENS_PER_CHUNK)
+    request = TokenizeRequest(model="m", text=text)
+    lexicon.add(Task(1, request, cast(Any, sink), len(text)), request)
+    assert is_readable(lexicon.waker(), 30)
+    lexicon.step(0.0)
+    lexicon.cancel(1)
+    lexicon.step(1.0)
+    assert (sink.n_parts, sink.is_finished, lexicon.n_open, lexicon.due_at) == (MAX_PARTS_AT_ONCE, False, 0, None)
 
 
 def test_the_smallest_comes_next() -> None:
