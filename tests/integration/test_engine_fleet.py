@@ -49,14 +49,14 @@ class Machine:
 
     async def wait_for(self, *states: str, timeout_s: float = 60.0) -> None:
         with trio.fail_after(timeout_s):
-            while self.states != list(states):  # noqa: ASYNC110 - a snapshot has no event
+            while self.states != list(states) or not self.has_new_keys:  # noqa: ASYNC110 - a snapshot has no event
                 await trio.sleep(0.01)
 
-    async def wait_for_new_keys(self, index: int, key_id: bytes, timeout_s: float = 60.0) -> None:
-        """Until the next process is up an unloaded engine shows the last one's, to which nothing can be sealed."""
-        with trio.fail_after(timeout_s):
-            while self.engines[index].status().key_id == key_id:  # noqa: ASYNC110 - a snapshot has no event
-                await trio.sleep(0.01)
+    @property
+    def has_new_keys(self) -> bool:
+        """Until the next process is up, an unloaded engine shows the last one's, to which nothing can be sealed."""
+        lives = [engine._life for engine in self.engines if engine.status().state == "asleep"]
+        return all(life is not None and life.asleep is not None and life.ready is None for life in lives)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ async def test_a_request_wakes_its_model_and_the_longest_unused_makes_room(
         answer = await here.sides[2].ask(chat("wake up", max_tokens=3))
         assert len(answer.tokens) == 3
         await here.wait_for("ready", "asleep", "ready")
-        await here.wait_for_new_keys(1, before)
+        assert here.engines[1].status().key_id != before
         assert len((await here.sides[1].ask(chat("and back", max_tokens=3))).tokens) == 3
         await here.wait_for("asleep", "ready", "ready")
         assert all(engine.status().restarts == 0 for engine in here.engines)
@@ -171,7 +171,7 @@ async def test_who_was_just_loaded_stays_as_long_as_that_took(specs: list[Engine
     """Requests to two cold models in turn had the machine load and nothing else."""
     async with machine(specs, tmp_path) as here:
         await here.wait_for("ready", "ready", "asleep")
-        guest, before = here.engines[2], here.engines[1].status().key_id
+        guest = here.engines[2]
         held, _ = here.sides[0].seal(chat("long", temperature=0.0))
         async with here.engines[0].submit(held) as first:
             await anext(first)
@@ -179,7 +179,7 @@ async def test_who_was_just_loaded_stays_as_long_as_that_took(specs: list[Engine
             assert here.states == ["ready", "asleep", "ready"]
             assert guest._facts is not None
             guest._facts = msgspec.structs.replace(guest._facts, load_ms=6000)
-            await here.wait_for_new_keys(1, before)
+            await here.wait_for("ready", "asleep", "ready")
             assert len((await here.sides[1].ask(chat("not yet", max_tokens=1))).tokens) == 1
             assert trio.current_time() - guest.ready_at >= 6
             assert here.states == ["ready", "ready", "asleep"]
