@@ -8,7 +8,6 @@ import psutil
 import pytest
 import trio
 
-from mcd.mesh import bootstrap
 from mcd.wire.messages import MAX_RECORD_BYTES
 from mcd.wire.signing import SigningKey
 from tests.integration.mesh_peers import (
@@ -24,9 +23,8 @@ from tests.integration.mesh_peers import (
 )
 
 N_PEERS = 20
-SEEN_TIMEOUT_S = 150
-"""Until everyone knows everyone; 5 s on a quiet core. What it may cost is bounded in CPU time, whoever else uses it."""
-MAX_CPU_S = 60
+SEEN_TIMEOUT_S = 60
+"""From the start of the last peer until everyone knows everyone; 5 s on a quiet core, more when others use it."""
 
 
 async def start_twenty(nursery: trio.Nursery) -> list[Peer]:
@@ -43,16 +41,15 @@ async def start_twenty(nursery: trio.Nursery) -> list[Peer]:
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 @pytest.mark.spec("DISC-01", "DISC-15", "DISC-25")
-async def test_twenty_peers_see_one_another_and_no_bad_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Twenty times eight handshakes on a core that others use as well outlast the time of each, and all begin again.
-    monkeypatch.setattr(bootstrap, "MAX_AT_ONCE", 1)
+async def test_twenty_peers_see_one_another_and_no_bad_record() -> None:
     cpu_s, rss = time.process_time(), psutil.Process().memory_info().rss
     async with trio.open_nursery() as nursery:
         peers = await start_twenty(nursery)
         hub = peers[0]
         await until(lambda: all(len(peer.directory) == N_PEERS for peer in peers), SEEN_TIMEOUT_S)
-        assert time.process_time() - cpu_s < MAX_CPU_S
+        assert time.process_time() - cpu_s < 60
         assert psutil.Process().memory_info().rss - rss < 200 * 1024 * 1024
         await inject_bad_records(hub)
         await until(lambda: hub.count("record_oversized") == 1)
@@ -64,11 +61,10 @@ async def test_twenty_peers_see_one_another_and_no_bad_record(monkeypatch: pytes
             assert not peer.drops.keys() - {"old"}
             assert peer.count("record_reject") == 0
         victim = peers[-1]
-        ended_s, cpu_s = trio.current_time(), time.process_time()
+        ended_s = trio.current_time()
         nursery.cancel_scope.cancel()
     assert victim.ups
-    assert time.process_time() - cpu_s < 5, "twenty meshes in one process; one alone takes a tenth of a second"
-    assert trio.current_time() - ended_s < 20, "the same where others use the core"
+    assert trio.current_time() - ended_s < 5, "twenty meshes in one process; one alone takes a tenth of a second"
 
 
 async def inject_bad_records(hub: Peer) -> None:
