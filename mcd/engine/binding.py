@@ -9,7 +9,7 @@ from mcd.engine.aside import Aside, Outcome
 from mcd.engine.backend import Job
 from mcd.engine.compiler import Compiled
 from mcd.engine.compiling import Compiling
-from mcd.engine.parsers.families import Thinking
+from mcd.engine.parsers.syntax import Thinking
 from mcd.engine.prompts import Written
 from mcd.errors import UserError
 from mcd.units import Seconds

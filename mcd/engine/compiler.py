@@ -23,7 +23,7 @@ from mcd.engine.gbnf import constraint
 from mcd.engine.gbnf.constraint import Constraint
 from mcd.engine.killable import Child, Status, framed, receive, send
 from mcd.engine.parsers import families
-from mcd.engine.parsers.families import Thinking
+from mcd.engine.parsers.syntax import Family, Thinking
 from mcd.errors import UnsupportedError, UserError
 from mcd.wire.payload import Private
 
@@ -111,7 +111,7 @@ def _serve_one(requests: int, answers: int, work: Callable[[int, int], None]) ->
     return True
 
 
-def _compile(order: Order, family: families.Family, may_think: bool, reader: _Reader) -> bytes:
+def _compile(order: Order, family: Family, may_think: bool, reader: _Reader) -> bytes:
     try:
         made = constraint.build(order.request, family, order.thinking, may_think=may_think)
         if made is not None:

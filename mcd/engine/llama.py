@@ -24,6 +24,7 @@ from mcd.engine.messages import EngineOptions, FailureCode
 from mcd.engine.model import Context, Model
 from mcd.engine.parsers import families
 from mcd.engine.parsers.message import MessageParser
+from mcd.engine.parsers.syntax import Thinking
 from mcd.engine.prompts import MAX_PICTURES, Prompt, Prompts, Written
 from mcd.engine.sampler import Sampler, is_light
 from mcd.engine.scheduler import Scheduler
@@ -310,7 +311,7 @@ class LlamaBackend:
         choice: int,
         prompt: Prompt,
         limit: int,
-        thinking: families.Thinking,
+        thinking: Thinking,
         compiled: Compiled | None,
     ) -> Sequence:
         request = job.request
@@ -331,7 +332,7 @@ class LlamaBackend:
         sequence.spans = prompt.spans
         return sequence
 
-    def _parser(self, request: ChatRequest, choice: int, prompt: Prompt, thinking: families.Thinking) -> MessageParser:
+    def _parser(self, request: ChatRequest, choice: int, prompt: Prompt, thinking: Thinking) -> MessageParser:
         return MessageParser(
             self._family,
             request.tools if _offers_tools(request) else (),

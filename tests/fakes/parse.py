@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Sequence
 
 from mcd.api.request import ToolFunction
-from mcd.engine.parsers.families import Family
 from mcd.engine.parsers.message import MessageParser
+from mcd.engine.parsers.syntax import Family
 from tests.fakes.turns import TOOLS, Turn
 
 

@@ -11,7 +11,8 @@ import jinja2.ext
 import msgspec
 
 from mcd.api.request import ToolFunction
-from mcd.engine.parsers.families import THINKS, Family, Think, family_of
+from mcd.engine.parsers.families import THINKS, family_of
+from mcd.engine.parsers.syntax import Family, Think
 from tests.fakes import templates
 
 PARAMETERS: dict[str, Any] = {

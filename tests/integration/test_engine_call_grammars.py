@@ -14,7 +14,8 @@ from mcd.api.request import ChatMessage, ChatRequest, ToolFunction
 from mcd.engine import abi
 from mcd.engine.gbnf.constraint import Constraint, build
 from mcd.engine.model import Model
-from mcd.engine.parsers.families import FAMILIES, Family, HarmonyCalls, JsonCalls, NamedCalls, Parameters, family_of
+from mcd.engine.parsers.families import FAMILIES, family_of
+from mcd.engine.parsers.syntax import Family, HarmonyCalls, JsonCalls, NamedCalls, Parameters
 from tests.fakes import gguf_make
 from tests.fakes.grammar_sample import sample
 from tests.fakes.json_check import fits

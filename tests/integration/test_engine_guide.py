@@ -15,7 +15,8 @@ from mcd.engine import abi
 from mcd.engine.gbnf.constraint import build
 from mcd.engine.guide import Guide
 from mcd.engine.model import Model
-from mcd.engine.parsers.families import Family, family_of, may_think
+from mcd.engine.parsers.families import family_of, may_think
+from mcd.engine.parsers.syntax import Family
 from tests.fakes import gguf_make, templates
 from tests.fakes.turns import TOOLS, turn
 from tests.unit.test_parser_families import ARGUMENTS, ONE_CALL_ONLY, THINKERS, WRITERS

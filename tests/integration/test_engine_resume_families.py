@@ -18,7 +18,8 @@ from mcd.engine.llama import LlamaBackend
 from mcd.engine.load import open_llama
 from mcd.engine.messages import EngineOptions
 from mcd.engine.parsers import families
-from mcd.engine.parsers.families import FAMILIES, Family, NamedCalls, Think, family_of
+from mcd.engine.parsers.families import FAMILIES, family_of
+from mcd.engine.parsers.syntax import Family, NamedCalls, Think
 from mcd.engine.rendering import Rendering
 from mcd.engine.sequence import Vocabulary
 from tests.fakes import gguf_make

@@ -16,7 +16,8 @@ from mcd.engine.gbnf import constraint
 from mcd.engine.gbnf.calls import ANY_OBJECT, held_to
 from mcd.engine.gbnf.rules import MAX_FORKS, Rules, literal, one_of
 from mcd.engine.gbnf.schema import SchemaCompiler
-from mcd.engine.parsers.families import FAMILIES, Family, family_of
+from mcd.engine.parsers.families import FAMILIES, family_of
+from mcd.engine.parsers.syntax import Family
 from mcd.errors import InvalidRequestError, UnsupportedError
 
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcd.engine.parsers.cursor import MIN_MARKER_CHARS
-from mcd.engine.parsers.families import FAMILIES, THINKS, HarmonyCalls, NamedCalls, family_of
+from mcd.engine.parsers.families import FAMILIES, THINKS, family_of
+from mcd.engine.parsers.syntax import HarmonyCalls, NamedCalls
 from tests.fakes import templates
 from tests.fakes.parse import Story, play, read
 from tests.fakes.turns import TOOLS, Turn, turn

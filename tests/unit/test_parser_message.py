@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from mcd.api.request import ToolFunction
 from mcd.engine.parsers.call_stream import MAX_NAME_CHARS, MAX_UNDECIDED_CHARS
-from mcd.engine.parsers.families import FAMILIES, Family, family_of, may_think
+from mcd.engine.parsers.families import FAMILIES, family_of, may_think
 from mcd.engine.parsers.kinds import ALL, ParameterKinds, python_to_json, to_json
 from mcd.engine.parsers.message import MessageParser
+from mcd.engine.parsers.syntax import Family
 from mcd.wire.payload import MAX_TOOL_CALLS
 from tests.fakes.parse import read
 

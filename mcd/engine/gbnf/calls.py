@@ -12,8 +12,8 @@ from mcd.api.request import ToolFunction
 from mcd.engine.gbnf.notation import GEMMA, JSON, PYTHON, TAGGED, bare
 from mcd.engine.gbnf.rules import Effort, Rules, any_of, literal, text_until
 from mcd.engine.gbnf.schema import SchemaCompiler
-from mcd.engine.parsers.families import Family, HarmonyCalls, JsonCalls, NamedCalls, Parameters
 from mcd.engine.parsers.kinds import kinds_of
+from mcd.engine.parsers.syntax import Family, HarmonyCalls, JsonCalls, NamedCalls, Parameters
 from mcd.errors import UnsupportedError
 
 ANY_OBJECT = msgspec.Raw(b'{"type":"object"}')

@@ -8,7 +8,7 @@ from mcd.api.request import ChatRequest, CompletionRequest, ToolFunction
 from mcd.engine.gbnf.calls import CallGrammar, Tool, held_to, held_to_nothing
 from mcd.engine.gbnf.rules import Rules, literal
 from mcd.engine.gbnf.schema import SchemaCompiler
-from mcd.engine.parsers.families import Family, HarmonyCalls, Think, Thinking
+from mcd.engine.parsers.syntax import Family, HarmonyCalls, Think, Thinking
 from mcd.errors import InvalidRequestError, UnsupportedError
 from mcd.wire.payload import Private
 

@@ -1,6 +1,7 @@
 """What a model's text means: thoughts, answer and tool calls, read as it comes.   Pure.
 
     families    every way of writing thoughts and calls we know, and which of them a chat template uses
+    syntax      what a way of writing is made of: marks, and where names and arguments stand
     message     one choice's text through its family
     harmony     gpt-oss, whose whole output is messages in channels
     calls       the shapes of calls: json_calls, and named_calls with JSON, tags or Gemma's notation behind a name

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from mcd.api.request import ToolFunction
 from mcd.engine.parsers.cursor import Cursor
-from mcd.engine.parsers.families import IdStyle
 from mcd.engine.parsers.kinds import ParameterKinds
+from mcd.engine.parsers.syntax import IdStyle
 from mcd.wire.payload import MAX_TOOL_CALLS, ToolCallDelta
 
 MAX_NAME_CHARS = 256

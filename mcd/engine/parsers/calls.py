@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from mcd.engine.parsers.call_stream import CallStream
 from mcd.engine.parsers.cursor import Cursor, Reader
-from mcd.engine.parsers.families import JsonCalls, NamedCalls
 from mcd.engine.parsers.json_calls import read_json_calls
 from mcd.engine.parsers.named_calls import read_named_calls
+from mcd.engine.parsers.syntax import JsonCalls, NamedCalls
 
 
 def read_calls(cursor: Cursor, syntax: JsonCalls | NamedCalls, opener: str, calls: CallStream) -> Reader[bool]:

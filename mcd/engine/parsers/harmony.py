@@ -10,8 +10,8 @@ import re
 
 from mcd.engine.parsers.call_stream import CallStream
 from mcd.engine.parsers.cursor import Cursor, Markers, Reader, skip_space, until
-from mcd.engine.parsers.families import Family
 from mcd.engine.parsers.parsed import Parsed
+from mcd.engine.parsers.syntax import Family
 
 MESSAGE = "<|message|>"
 ENDS = Markers(("<|end|>", "<|return|>", "<|call|>", "<|start|>"))

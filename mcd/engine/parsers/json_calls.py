@@ -8,7 +8,7 @@ import msgspec
 
 from mcd.engine.parsers.call_stream import MAX_NAME_CHARS, MAX_UNDECIDED_CHARS, CallStream
 from mcd.engine.parsers.cursor import Cursor, Reader, choose, json_value, skip_space
-from mcd.engine.parsers.families import JsonCalls
+from mcd.engine.parsers.syntax import JsonCalls
 
 _NAMES = ("name", "tool_name")
 _ARGUMENTS = ("arguments", "parameters")

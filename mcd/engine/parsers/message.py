@@ -8,9 +8,9 @@ from mcd.api.request import ToolFunction
 from mcd.engine.parsers.call_stream import CallStream
 from mcd.engine.parsers.calls import read_calls
 from mcd.engine.parsers.cursor import MIN_MARKER_CHARS, Cursor, Markers, Reader, choose, run_to_end, skip_space, until
-from mcd.engine.parsers.families import Family, HarmonyCalls, JsonCalls, NamedCalls, Think
 from mcd.engine.parsers.harmony import read_harmony
 from mcd.engine.parsers.parsed import Parsed
+from mcd.engine.parsers.syntax import Family, HarmonyCalls, JsonCalls, NamedCalls, Think
 
 
 class MessageParser:

@@ -6,9 +6,9 @@ import json
 
 from mcd.engine.parsers.call_stream import MAX_NAME_CHARS, CallStream
 from mcd.engine.parsers.cursor import Cursor, Markers, Reader, choose, run_to_end, skip_space, until
-from mcd.engine.parsers.families import NamedCalls, Parameters
 from mcd.engine.parsers.json_calls import json_arguments
 from mcd.engine.parsers.kinds import ParameterKinds, python_to_json, to_json
+from mcd.engine.parsers.syntax import NamedCalls, Parameters
 
 MAX_VALUE_CHARS = 1024 * 1024
 """A value that must be whole before it can be told; a longer one is a string."""
