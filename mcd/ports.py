@@ -347,6 +347,15 @@ class Entry(Protocol):
         """Every model somebody serves now, by alias."""
         ...
 
+    def model(self, name: str) -> ModelCard:
+        """The model that a request with this name would get.
+
+        Raises:
+            ModelNotFoundError: Nobody offers it.
+            NoProviderError: This peer is about to.
+        """
+        ...
+
     def peers(self) -> Sequence[PeerCard]:
         """Every peer of the directory but ourselves, nearest first."""
         ...

@@ -12,7 +12,7 @@ from mcd.errors import ModelNotFoundError, NoProviderError
 from mcd.ids import ModelDigest, PeerId
 from mcd.ports import Clock, EngineStatus, Link, Mesh, Put
 from mcd.routing.directory import Directory, KnownPeer
-from mcd.routing.plan import Want, preferred_digests
+from mcd.routing.plan import Want, named, preferred_digests
 from mcd.routing.snapshot import Offer
 from mcd.units import Seconds
 
@@ -51,6 +51,14 @@ class MeshEntry:
         except ModelNotFoundError as problem:
             raise self._not_yet(request.model) or problem from None
 
+    def model(self, name: str) -> ModelCard:
+        """See ports.Entry.model."""
+        try:
+            offers = named(self._directory.snapshot(self._clock.unix_ms()), name)
+        except ModelNotFoundError as problem:
+            raise self._not_yet(name) or problem from None
+        return self._card(offers, self._rtts())
+
     def _not_yet(self, model: str) -> NoProviderError | None:
         """What to say of a model that this very peer is about to serve: a 404 would be final."""
         alias, _, digest = model.partition("@sha256:")
@@ -77,14 +85,16 @@ class MeshEntry:
         What it does is what any of them does: a request goes to one that does all it needs.
         """
         snapshot = self._directory.snapshot(self._clock.unix_ms())
-        links = {link.peer_id: link.rtt_s for link in self._mesh.links()}
-        cards: list[ModelCard] = []
-        for alias in sorted(snapshot.by_alias):
-            offers = snapshot.by_alias[alias]
-            chosen = preferred_digests(offers, self._router.health, self._clock.now())[0]
-            does = {name for offer in offers for name in offer.model.capabilities}
-            cards.append(_model_card([offer for offer in offers if offer.model.digest == chosen], does, links))
-        return cards
+        rtts = self._rtts()
+        return [self._card(snapshot.by_alias[alias], rtts) for alias in sorted(snapshot.by_alias)]
+
+    def _rtts(self) -> dict[PeerId, Seconds | None]:
+        return {link.peer_id: link.rtt_s for link in self._mesh.links()}
+
+    def _card(self, offers: tuple[Offer, ...], rtts: Mapping[PeerId, Seconds | None]) -> ModelCard:
+        chosen = preferred_digests(offers, self._router.health, self._clock.now())[0]
+        does = {name for offer in offers for name in offer.model.capabilities}
+        return _model_card([offer for offer in offers if offer.model.digest == chosen], does, rtts)
 
     def peers(self) -> Sequence[PeerCard]:
         """Every peer of the directory but ourselves, nearest first, those without a measured RTT last."""

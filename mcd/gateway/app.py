@@ -17,7 +17,6 @@ from mcd.errors import (
     LocalError,
     McdError,
     MethodError,
-    ModelNotFoundError,
     NoProviderError,
     SlowClientError,
     TooLargeError,
@@ -167,10 +166,7 @@ class Gateway:
 
     def _model(self, request: web.BaseRequest) -> web.StreamResponse:
         name = request.path.removeprefix("/v1").removeprefix("/models/").rstrip("/")
-        for card in self._entry.models():
-            if card.alias == name:
-                return json_response(api_models.encode(shown.model(card)))
-        raise ModelNotFoundError("no peer serves this model now; GET /v1/models lists those served", param="model")
+        return json_response(api_models.encode(shown.model(self._entry.model(name), name)))
 
     def _health(self, request: web.BaseRequest) -> web.StreamResponse:
         status = self._status()

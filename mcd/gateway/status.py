@@ -18,10 +18,10 @@ def to_json(value: object) -> bytes:
     return msgspec.json.encode(_plain(msgspec.to_builtins(value, builtin_types=(bytes,), str_keys=True)))
 
 
-def model(card: ModelCard) -> Model:
-    """One model of the directory in OpenAI's shape."""
+def model(card: ModelCard, name: str) -> Model:
+    """One model of the directory in OpenAI's shape, under the name it was asked for."""
     return Model(
-        id=card.alias,
+        id=name,
         created=card.seen_unix_s,
         owned_by=OWNED_BY,
         context_length=card.n_ctx,
@@ -36,7 +36,7 @@ def model(card: ModelCard) -> Model:
 
 def models(cards: Sequence[ModelCard]) -> list[Model]:
     """All of them."""
-    return [model(card) for card in cards]
+    return [model(card, card.alias) for card in cards]
 
 
 def _plain(value: Any) -> Any:

@@ -32,6 +32,7 @@ DEFAULT_RETRY_S = 2.0
 """When nothing is known about when a provider will be usable again."""
 
 _NAMED = re.compile(r"(?P<alias>[^@]{1,96})(?:@sha256:(?P<digest>[0-9a-f]{8,64}))?\Z")
+_NOBODY = "no peer offers this model; `mcd models` lists what is served now"
 
 
 class Want(msgspec.Struct, frozen=True):
@@ -132,6 +133,21 @@ def candidates(snapshot: Snapshot, want: Want, known: Known, now: Seconds) -> tu
     return tuple(sorted(ranked, key=lambda candidate: (candidate.not_before > now, candidate.is_short)))
 
 
+def named(snapshot: Snapshot, name: str) -> tuple[Offer, ...]:
+    """What is offered under a name as people write it: alias, or alias@sha256:hex.   [GW-42]
+
+    Raises:
+        ModelNotFoundError: Nothing is.
+    """
+    match = _NAMED.match(name)
+    offers = snapshot.by_alias.get(ModelAlias(match["alias"]), ()) if match else ()
+    if match and (prefix := match["digest"]):
+        offers = tuple(offer for offer in offers if offer.model.digest.hex().startswith(prefix))
+    if not offers:
+        raise ModelNotFoundError(_NOBODY, param="model")
+    return offers
+
+
 def preferred_digests(
     offers: tuple[Offer, ...], health: Health | None = None, now: Seconds = 0.0
 ) -> tuple[ModelDigest, ...]:
@@ -157,13 +173,10 @@ def _groups(snapshot: Snapshot, want: Want, health: Health, now: Seconds) -> lis
         offers = snapshot.by_digest.get(want.digest, ())
         digests: tuple[ModelDigest, ...] = (want.digest,)
     else:
-        match = _NAMED.match(want.model)
-        offers = snapshot.by_alias.get(ModelAlias(match["alias"]), ()) if match else ()
-        if match and (prefix := match["digest"]):
-            offers = tuple(offer for offer in offers if offer.model.digest.hex().startswith(prefix))
+        offers = named(snapshot, want.model)
         digests = preferred_digests(offers, health, now)
     if not offers:
-        raise ModelNotFoundError("no peer offers this model; `mcd models` lists what is served now", param="model")
+        raise ModelNotFoundError(_NOBODY, param="model")
     capable = tuple(offer for offer in offers if want.capabilities.issubset(offer.model.capabilities))
     if not capable:
         raise _incapable(snapshot, want, offers)

@@ -114,6 +114,11 @@ class ScriptedEntry:
             )
         ]
 
+    def model(self, name: str) -> ModelCard:
+        if name not in {MODEL, f"{MODEL}@sha256:{DIGEST.hex()}"}:
+            raise ModelNotFoundError("no peer serves this model", param="model")
+        return self.models()[0]
+
     def peers(self) -> Sequence[PeerCard]:
         return []
 

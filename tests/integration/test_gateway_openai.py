@@ -279,12 +279,14 @@ def test_an_unknown_model_is_404_and_never_another_model() -> None:
 
 
 @pytest.mark.spec("GW-40")
+@pytest.mark.spec("GW-42")
 def test_models_are_listed_and_found() -> None:
     async def body(client: openai.AsyncOpenAI, running: Running) -> None:
         models = [model async for model in client.models.list()]
         assert [(m.id, m.owned_by, m.object) for m in models] == [(MODEL, "modelcloud", "model")]
         assert models[0].model_extra["context_length"] == 2048
-        assert (await client.models.retrieve(MODEL)).id == MODEL
+        for name in (MODEL, f"{MODEL}@sha256:{models[0].model_extra['digest']}"):
+            assert (await client.models.retrieve(name)).id == name
         for name in ("other", "../../etc/passwd", "org/name:tag"):
             with pytest.raises(openai.NotFoundError):
                 await client.models.retrieve(name)

@@ -423,6 +423,20 @@ async def test_unknown_model_and_nobody_free() -> None:
         assert caught.value.http_status == 503
 
 
+@pytest.mark.spec("GW-42")
+async def test_a_model_is_found_by_every_name_that_a_request_may_give_it() -> None:
+    async with nodes(ada=Play()) as (entry, providers):
+        digest = providers["ada"].engines[0].status().digest.hex()
+        for name in (ALIAS, f"{ALIAS}@sha256:{digest}", f"{ALIAS}@sha256:{digest[:8]}"):
+            assert entry.entry.model(name) == entry.entry.models()[0]
+            assert text(await entry.ask(name)) == words(5)
+        for name in (f"{ALIAS}@sha256:{digest[:7]}", f"{ALIAS}@sha256:{'0' * 64}", "other"):
+            with pytest.raises(ModelNotFoundError):
+                entry.entry.model(name)
+            with pytest.raises(ModelNotFoundError):
+                await entry.ask(name)
+
+
 @pytest.mark.spec("DISC-56")
 async def test_a_provider_whose_record_never_came_is_found_through_the_dht() -> None:
     async with nodes(ada=Play()) as (entry, providers):
@@ -596,6 +610,8 @@ async def test_a_model_that_this_peer_is_loading_is_not_yet_there_and_no_unknown
         with pytest.raises(NoProviderError, match=f"loading {ALIAS}") as caught:
             await ada.ask()
         assert caught.value.retry_after_s is not None
+        with pytest.raises(NoProviderError, match=f"loading {ALIAS}"):
+            ada.entry.model(ALIAS)
         with pytest.raises(ModelNotFoundError):
             await ada.ask("nobody")
         ada.engines[0].state = "failed"
