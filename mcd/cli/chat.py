@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mcd.cli import client, exits, table
+from mcd.cli import client, exits, interrupt, table
 from mcd.cli.exits import CommandError
 from mcd.config import parse_http
 
@@ -35,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Ask once, or until the end of input."""
+    interrupt.heed()
     status = client.ask(args.home, "status")
     asker = _Asker(status["http"], args.model or _default_model(args), args)
     opening: list[Message] = [{"role": "system", "content": args.system}] if args.system else []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from mcd.cli import client, exits, table
+from mcd.cli import client, exits, interrupt, table
 from mcd.cli.exits import CommandError
 from mcd.cli.progress import ProgressLine
 from mcd.config import EMBEDDED_MODEL
@@ -57,6 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Fetch one model, or list the known ones."""
+    interrupt.heed()
     if args.list:
         return _list(args)
     if args.model is None:

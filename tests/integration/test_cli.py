@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -196,6 +197,24 @@ def test_a_reader_that_has_enough_is_no_error_message(home: Path) -> None:
         cwd=ROOT, shell=True, capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == ("[\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "module"), [("status", "argparse"), ("run", "trio"), ("pull --list", "msgspec"), ("chat -m x", "json")]
+)
+def test_ctrl_c_while_a_command_loads_ends_it_without_a_word(words: str, module: str, tmp_path: Path) -> None:
+    (tmp_path / f"{module}.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(60)")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mcd", *words.split(), "--home", str(tmp_path)],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "loading\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=10) == ("", "")
+    assert process.returncode == -signal.SIGINT, "a shell says 130"
 
 
 @pytest.mark.spec("GW-71")
