@@ -1,7 +1,7 @@
 """Write protocol/vectors/exchange/*.json; `--check` only says whether they are up to date.
 
-A story says who does what; two real exchanges play it, and what they do becomes the script. So that the vectors
-prove something, every story states the states it must pass through, and a test plays the files again from the bytes.
+Each is a story that two real exchanges play (`exchange_script`). So that the vectors prove something, every story
+states the states it must pass through, and a test plays the files again from the bytes.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from typing import Any
 
 import msgspec
 
-from mcd.errors import LocalProtocolError, RemoteProtocolError
-from mcd.exchange.events import NEED_DATA, Event, PeerClosed
-from mcd.exchange.exchange import MAX_WAITING_BURST, Exchange
+from mcd.exchange.exchange import MAX_WAITING_BURST
 from mcd.exchange.states import Role
 from mcd.wire.codec import encode_exchange
 from mcd.wire.framing import frame
@@ -28,7 +26,6 @@ from mcd.wire.messages import (
     Accepted,
     Cancel,
     Chunk,
-    ExchangeMessage,
     Finished,
     Paused,
     Quote,
@@ -42,122 +39,17 @@ from mcd.wire.messages import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "protocol" / "vectors" / "exchange"
+sys.path.insert(0, str(ROOT))  # so that it also runs by its path
 
+from scripts.exchange_script import Script  # noqa: E402
+
+FOLDER = ROOT / "protocol" / "vectors" / "exchange"
 HEADER = bytes(range(HEADER_BYTES))
 REQUEST = Request(HEADER, b"sealed request", max_output_tokens=16)
 STARTED = Started(bytes(range(32)), n_prompt_tokens=12)
 FINISHED = Finished(b"sealed final frame", b"signed receipt")
 ASK_PRICE = QuoteRequest(bytes(32), n_prompt_bytes=14, max_output_tokens=16)
 ENTRY, PROVIDER = Role.ENTRY, Role.PROVIDER
-
-
-def as_json(value: ExchangeMessage | Event) -> dict[str, Any]:
-    """A message or event with its name and its fields, bytes as hex, enums by their value."""
-    kind = "message" if type(value).__mro__[1].__name__ == "Message" else "event"
-    fields = {name: getattr(value, name) for name in value.__struct_fields__ if name != "message"}
-    shown: dict[str, Any] = {kind: type(value).__name__}
-    for name, item in fields.items():
-        shown[name] = item.hex() if isinstance(item, bytes) else getattr(item, "value", item)
-    if kind == "event" and hasattr(value, "message"):
-        inner = as_json(value.message)
-        inner.pop("message")
-        shown |= inner
-    return shown
-
-
-def events_of(exchange: Exchange) -> list[dict[str, Any]]:
-    """Everything that happened, the end of the other half once."""
-    shown: list[dict[str, Any]] = []
-    while (event := exchange.next_event()) is not NEED_DATA:
-        shown.append(as_json(event))
-        if isinstance(event, PeerClosed):
-            break
-    return shown
-
-
-class Script:
-    """Plays a story with two exchanges and writes down each step."""
-
-    def __init__(self, comment: str, *spec: str) -> None:
-        self.vector: dict[str, Any] = {"comment": comment, "spec": list(spec), "steps": []}
-        self._now_s = 0.0
-        self._ends = {role: Exchange(role, 0.0) for role in Role}
-        self._wire: dict[Role, list[bytes]] = {role: [] for role in Role}
-
-    def send(self, role: Role, *messages: ExchangeMessage) -> Script:
-        """Send without delivering."""
-        for message in messages:
-            step: dict[str, Any] = {"send": as_json(message)}
-            try:
-                data = self._ends[role].send(message, self._now_s)
-            except LocalProtocolError as error:
-                step["error"] = error.code
-            else:
-                step["bytes"] = data.hex()
-                self._wire[role].append(data)
-            self._note(role, step)
-        return self
-
-    def close(self, role: Role) -> Script:
-        """End the half, without delivering that."""
-        step: dict[str, Any] = {"close": True}
-        try:
-            self._ends[role].close(self._now_s)
-        except LocalProtocolError as error:
-            step["error"] = error.code
-        else:
-            self._wire[role].append(b"")
-        self._note(role, step)
-        return self
-
-    def arrive(self, sender: Role) -> Script:
-        """Deliver what the sender put on the wire."""
-        for data in self._wire[sender]:
-            self.receive(sender.other, data)
-        self._wire[sender].clear()
-        return self
-
-    def say(self, role: Role, *messages: ExchangeMessage) -> Script:
-        """Send, each delivered at once."""
-        for message in messages:
-            self.send(role, message).arrive(role)
-        return self
-
-    def receive(self, role: Role, data: bytes) -> Script:
-        """Let bytes arrive that nobody of ours sent; empty for the end of the other half."""
-        step: dict[str, Any] = {"recv": data.hex()}
-        self._ends[role].receive_data(data, self._now_s)
-        try:
-            step["events"] = events_of(self._ends[role])
-        except RemoteProtocolError as error:
-            step["error"] = error.code
-        self._note(role, step)
-        return self
-
-    def at(self, now_s: float) -> Script:
-        """Let time pass."""
-        self._now_s = now_s
-        return self
-
-    def expire(self, role: Role) -> Script:
-        """Let the timers of a side run out."""
-        data = self._ends[role].handle_timeout(self._now_s)
-        if data:
-            self._wire[role].append(data)
-        self._note(role, {"timeout": True, "bytes": data.hex(), "events": events_of(self._ends[role])})
-        return self
-
-    def ends(self, entry: str, provider: str) -> dict[str, Any]:
-        """The script, after making sure that the story ended as it should."""
-        states = (self._ends[ENTRY].state.value, self._ends[PROVIDER].state.value)
-        if states != (entry, provider):
-            raise AssertionError(f"{self.vector['comment']}: ended in {states}")
-        return self.vector
-
-    def _note(self, role: Role, step: dict[str, Any]) -> None:
-        now = {"now_s": self._now_s} if self._now_s else {}
-        self.vector["steps"].append({"role": role.value, **now, **step, "state": self._ends[role].state.value})
 
 
 def _streaming(comment: str, *spec: str) -> Script:
