@@ -16,9 +16,9 @@ from aiohttp import web
 from mcd.api import chat, completion, legacy, sse
 from mcd.api.events import AnswerEvent, Answering
 from mcd.api.request import ChatRequest, CompletionRequest
-from mcd.errors import McdError, RemoteProtocolError, SlowClientError, UserError
+from mcd.errors import McdError, RemoteProtocolError, SlowClientError
 from mcd.gateway.bridge import Answer, Bridge
-from mcd.gateway.metrics import Metrics
+from mcd.gateway.metrics import Generated, Metrics, operation_of
 from mcd.gateway.server import json_response
 from mcd.log import Log
 from mcd.units import Seconds
@@ -57,8 +57,8 @@ class Completions:
         return await self._answer(http, legacy.parse(body), request_id)
 
     async def _answer(self, http: web.BaseRequest, request: ChatRequest, request_id: str) -> web.StreamResponse:
-        self._metrics.n_requests += 1
-        meter = _Meter(self._metrics, time.monotonic())
+        operation = operation_of(request)
+        meter = _Meter(self._metrics.generated[operation], time.monotonic())
         outcome = "ok"
         try:
             with self._bridge.open(request) as answer:
@@ -67,13 +67,12 @@ class Completions:
                 return await self._whole(request, answer, meter)
         except McdError as error:
             outcome = error.code
-            self._metrics.failed(error.code, is_ours=not isinstance(error, UserError))
             raise
         except (asyncio.CancelledError, ConnectionError):
             outcome = "cancelled"
-            self._metrics.n_cancelled += 1
             raise
         finally:
+            self._metrics.ended[operation, meter.error_code or outcome] += 1
             self._log.info(
                 "chat_finished",
                 request_id=request_id,
@@ -106,7 +105,6 @@ class Completions:
             if not stream.has_begun:
                 raise
             meter.error_code = error.code
-            self._metrics.failed(error.code, is_ours=not isinstance(error, UserError))
             await stream.fail(error)
         return stream.response
 
@@ -114,8 +112,8 @@ class Completions:
 class _Meter:
     """Times and counts of one answer, for headers, metrics and the log line."""
 
-    def __init__(self, metrics: Metrics, started_s: Seconds) -> None:
-        self._metrics = metrics
+    def __init__(self, generated: Generated, started_s: Seconds) -> None:
+        self._generated = generated
         self._started_s = started_s
         self._model = ""
         self.peer_id: str | None = None
@@ -144,7 +142,7 @@ class _Meter:
     def _first_token(self) -> None:
         if self.ttft_s is None:
             self.ttft_s = time.monotonic() - self._started_s
-            self._metrics.first_token(self.ttft_s)
+            self._generated.first_token(self.ttft_s)
 
     def _finish(self, final: Final) -> None:
         self._first_token()
@@ -152,7 +150,7 @@ class _Meter:
         self.is_final = True
         self.n_prompt_tokens = final.usage.n_prompt_tokens
         self.n_output_tokens = final.usage.n_output_tokens
-        self._metrics.answered(final.usage, self.ttft_s, time.monotonic() - self._started_s)
+        self._generated.answered(final.usage, self.ttft_s, time.monotonic() - self._started_s)
 
 
 class _Stream:

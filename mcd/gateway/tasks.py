@@ -11,10 +11,10 @@ from mcd.api import embeddings, rerank, tokens
 from mcd.api.events import Answering
 from mcd.api.gathered import Gathered
 from mcd.api.tasks import KINDS, TaskRequest
-from mcd.errors import McdError, RemoteProtocolError, UserError
+from mcd.errors import McdError, RemoteProtocolError
 from mcd.gateway.bridge import Bridge
 from mcd.gateway.completions import who_answered
-from mcd.gateway.metrics import Metrics
+from mcd.gateway.metrics import Metrics, operation_of
 from mcd.gateway.server import json_response
 from mcd.log import Log
 
@@ -66,13 +66,12 @@ class Tasks:
             response.headers.update(who_answered(answering.peer_id, answering.model))
         except McdError as error:
             outcome = error.code
-            self._metrics.failed(error.code, is_ours=not isinstance(error, UserError))
             raise
         except (asyncio.CancelledError, ConnectionError):
             outcome = "cancelled"
             raise
         finally:
-            self._metrics.task_ended(kind, outcome)
+            self._metrics.ended[operation_of(request), outcome] += 1
             self._log.info(
                 "task_finished",
                 request_id=request_id,

@@ -292,6 +292,10 @@ def test_http_1_0_gets_an_unchunked_stream() -> None:
 def test_metrics_count_and_quote_nothing() -> None:
     async def body(running: Running) -> None:
         await talk(running, http(*POST))
+        prompt = json.dumps({"model": MODEL, "prompt": "evil"}).encode()
+        for _ in range(2):
+            await talk(running, http("POST", "/v1/completions", prompt))
+        await talk(running, http("POST", "/v1/chat/completions", CHAT.replace(MODEL.encode(), b"evil")))
         await talk(running, http("POST", "/v1/chat/completions", b'{"model":"evil","messages":[]}'))
         await talk(running, http("GET", "/evil"))
         status, headers, text = await talk(running, http("GET", "/metrics"))
@@ -300,7 +304,12 @@ def test_metrics_count_and_quote_nothing() -> None:
         assert 'gen_ai_client_token_usage_sum{gen_ai_operation_name="chat",gen_ai_token_type="output"} 2' in lines
         assert 'gen_ai_server_time_to_first_token_seconds_count{gen_ai_operation_name="chat"} 1' in lines
         assert 'mcd_http_responses_total{http_route="other",http_response_status_code="404"} 1' in lines
-        assert "mcd_chat_requests_total 1" in lines
+        assert 'mcd_requests_total{gen_ai_operation_name="chat",outcome="model_not_found"} 1' in lines
+        assert 'mcd_requests_total{gen_ai_operation_name="chat",outcome="ok"} 1' in lines
+        assert 'mcd_requests_total{gen_ai_operation_name="text_completion",outcome="ok"} 2' in lines
+        assert 'gen_ai_server_request_duration_seconds_count{gen_ai_operation_name="text_completion"} 2' in lines
+        heads = [line for line in lines if line.startswith("# TYPE")]
+        assert len(heads) == len(set(heads)), "a name has one head, and its series stand below it"
         assert "mcd_links 2" in lines
         assert 'mcd_events_total{event="records_dropped"} 2' in lines
         assert "evil" not in text.decode()

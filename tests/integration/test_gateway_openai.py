@@ -172,7 +172,7 @@ def test_a_client_that_leaves_cancels_the_answer_at_once(is_stream: bool) -> Non
         left = time.monotonic()
         await until(lambda: running.entry.n_cancelled == 1)
         assert time.monotonic() - left < 1.0
-        await until(lambda: running.metrics.n_cancelled == 1)
+        await until(lambda: running.metrics.ended["chat", "cancelled"] == 1)
         assert running.bridge.stats().n_open == 0
 
     with_client(ScriptedEntry(steps), body)
@@ -250,7 +250,7 @@ def test_a_failure_after_the_first_token_is_an_event() -> None:
         with pytest.raises(openai.APIError) as caught:
             await anext(stream)
         assert caught.value.code == "peer_failed"
-        assert running.metrics.n_failed == 1
+        assert running.metrics.ended == {("chat", "peer_failed"): 1}
 
     with_client(ScriptedEntry([answering(), Delta(0, "a", (1,)), 0.05, StreamBrokenError("the peer died")]), body)
 

@@ -46,7 +46,7 @@ def test_the_official_client_reads_embeddings() -> None:
         assert '"n_prompt_tokens":7' in running.log.getvalue()
         async with aiohttp.ClientSession() as session, session.get(f"{running.url}/metrics") as response:
             text = await response.text()
-        assert 'mcd_task_requests_total{gen_ai_operation_name="embeddings",outcome="ok"} 2' in text
+        assert 'mcd_requests_total{gen_ai_operation_name="embeddings",outcome="ok"} 2' in text
 
     serve(entry, body)
 
