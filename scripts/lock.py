@@ -14,7 +14,7 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent.parent / "requirements"
 COMPILED = ("fastecdsa",)
 """Left out of base.lock: compiles against GMP, and libp2p uses it for ECDSA keys only, which no peer of ours has
-(mcd/mesh/nocompile.py stands in for it)."""
+(mcd/mesh/unused.py stands in for it)."""
 ORDER = ("base", "serve", "llama", "dev")
 QUIET = ("--no-emit-index-url", "--no-emit-find-links", "--no-emit-trusted-host", "--strip-extras", "--allow-unsafe")
 

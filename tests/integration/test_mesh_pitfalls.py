@@ -75,7 +75,8 @@ async def test_1_five_bytes_end_one_stream_of_ours() -> None:
 # --- 2: plaintext ---------------------------------------------------------------------------------------------
 
 
-def test_2_stock_offers_plaintext_and_secio() -> None:
+def test_2_stock_offers_plaintext_and_secio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libp2p, "TLSTransport", lambda *_, **__: None)  # not loaded here (mesh/unused.py)
     offered = [str(p) for p in libp2p.new_host().get_network().upgrader.security_multistream.transports]
     assert "/plaintext/2.0.0" in offered
     assert "/secio/1.0.0" in offered
