@@ -11,6 +11,8 @@ from typing import Protocol
 
 import msgspec
 
+from mcd.rate import Rate
+
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What one host grants to the network. Defaults are for the open Internet."""
@@ -73,35 +75,6 @@ class ReceiveBudget:
             max(self.members, key=lambda member: member.n_unread_bytes).shed()
 
 
-class HandshakeRate:
-    """A token bucket for each address; who leaves it full is forgotten."""
-
-    def __init__(self, per_s: float, burst: int) -> None:
-        self._per_s = per_s
-        self._burst = float(burst)
-        self._buckets: dict[str, tuple[float, float]] = {}
-
-    def take(self, key: str, now_s: float) -> bool:
-        """True when a handshake may begin now; ask again in a moment otherwise."""
-        n_tokens, at_s = self._buckets.pop(key, (self._burst, now_s))
-        n_tokens = min(self._burst, n_tokens + (now_s - at_s) * self._per_s)
-        is_granted = n_tokens >= 1
-        self._buckets[key] = (n_tokens - is_granted, now_s)
-        self._forget_the_idle(now_s)
-        return is_granted
-
-    def _forget_the_idle(self, now_s: float) -> None:
-        """Drop the least recently used buckets while they are full again; two a call keep up with any flood."""
-        for _ in range(2):
-            oldest = next(iter(self._buckets))
-            n_tokens, at_s = self._buckets[oldest]
-            if n_tokens + (now_s - at_s) * self._per_s < self._burst:
-                return
-            del self._buckets[oldest]
-            if not self._buckets:
-                return
-
-
 class Admission:
     """One inbound connection's place at the gate, from accept to close."""
 
@@ -134,7 +107,7 @@ class AddressGate:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self.rate = HandshakeRate(limits.handshakes_per_s, limits.handshake_burst)
+        self.rate = Rate(limits.handshakes_per_s, limits.handshake_burst)
         self._half_open: dict[str, list[Admission]] = {}
         self._n_half_open = 0
         self._established: dict[str, int] = {}

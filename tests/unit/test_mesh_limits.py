@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mcd.mesh.bootstrap import MAX_KEPT_LINKS
-from mcd.mesh.limits import AddressGate, Admission, HandshakeRate, Limits, network_of
+from mcd.mesh.limits import AddressGate, Admission, Limits, network_of
+from mcd.rate import Rate
 
 
 def gate(**limits: int) -> AddressGate:
@@ -136,7 +137,7 @@ def test_what_counts_as_one_address(address: str, network: str) -> None:
 
 
 def test_handshakes_come_in_a_burst_and_then_at_a_rate() -> None:
-    rate = HandshakeRate(per_s=10, burst=5)
+    rate = Rate(per_s=10, burst=5)
     assert [rate.take("a", 0.0) for _ in range(6)] == [True] * 5 + [False]
     assert rate.take("b", 0.0), "addresses have buckets of their own"
     assert not rate.take("a", 0.05)
@@ -145,7 +146,7 @@ def test_handshakes_come_in_a_burst_and_then_at_a_rate() -> None:
 
 
 def test_buckets_that_are_full_again_are_forgotten() -> None:
-    rate = HandshakeRate(per_s=10, burst=5)
+    rate = Rate(per_s=10, burst=5)
     for index in range(10_000):
         rate.take(f"address {index}", index / 1000)
     assert len(rate._buckets) <= 102, "one token comes back in 0.1 s, and a thousand addresses come a second"
