@@ -13,6 +13,7 @@ from mcd.conversation import receive_one
 from mcd.errors import RemoteProtocolError
 from mcd.ids import ModelDigest
 from mcd.ports import Clock, Engine, EngineStatus, Mesh, Stream
+from mcd.rate import Rate
 from mcd.wire import info
 from mcd.wire.codec import decode_info, encode_info, encode_record
 from mcd.wire.framing import frame
@@ -39,6 +40,9 @@ LOOK_EVERY_S = 0.5
 """How soon a change of the engines is announced; a provider must be routable within 2 s of being up."""
 LIFETIME_MS = MAX_RECORD_LIFETIME_MS
 INFO_TIMEOUT_S = 5.0
+INFO_PER_S = 4.0
+INFO_BURST = 64
+"""How often one address is answered: a hundred entries behind it each ask every 30 s.   [ID-36]"""
 FAREWELL_S = 0.3
 """How long a goodbye may take to leave."""
 MAX_BODY_BYTES = MAX_RECORD_BYTES - RECORD_HEAD_BYTES - 3 * 9
@@ -85,6 +89,7 @@ class Announcer:
         self._provided: set[ModelDigest] = set()
         """What the DHT names us for: each model's digest and alias key."""
         self._published_at = -ANNOUNCE_EVERY_S
+        self._askers = Rate(INFO_PER_S, INFO_BURST)
 
     def signed_record(self) -> bytes:
         """The newest signed record, rebuilt when anything in it changed or a third of its life is over."""
@@ -149,7 +154,10 @@ class Announcer:
             await self._mesh.publish(last, digests)
 
     async def serve_info(self, stream: Stream) -> None:
-        """Answer one info request with our record and the seal keys of our engines.   [ID-30]"""
+        """Answer one info request with our record and the seal keys of our engines.   [ID-30, ID-36]"""
+        if not self._askers.take(self._mesh.address_of(stream.peer_id) or stream.peer_id, self._clock.now()):
+            await stream.reset()
+            return
         with trio.move_on_after(INFO_TIMEOUT_S) as limit:
             request = await _read_request(stream)
             engines = [engine for engine in self._engines if engine.status().state in SERVABLE][:MAX_MODELS]

@@ -19,11 +19,13 @@ from mcd.exchange.states import ACCEPT_TIMEOUT_S, CANCEL_TIMEOUT_S, IDLE_TIMEOUT
 from mcd.ids import ModelDigest
 from mcd.ports import EngineStatus, Stream
 from mcd.provider import serve
+from mcd.provider.announce import INFO_BURST, INFO_PER_S
 from mcd.provider.serve import SEND_STALL_S
 from mcd.provider.uploads import FREE_UPLOAD_BYTES, MAX_LARGE_UPLOADS_PER_PEER
 from mcd.wire.codec import decode_exchange, encode_exchange
 from mcd.wire.envelope import Terms, seal_request
 from mcd.wire.framing import FrameReader, frame
+from mcd.wire.info import Answer
 from mcd.wire.keyconfig import choose_config, verify_key_config
 from mcd.wire.messages import (
     EXCHANGE_PROTOCOL,
@@ -535,6 +537,33 @@ async def test_an_engine_that_says_too_much_ends_its_exchange_alone() -> None:
         messages = await heard(await open_to(entry, ada, said(limited)))
         assert sum(message.n_tokens for message in messages if isinstance(message, Chunk)) <= 10
         assert ada.provider.served.outcomes == {"internal": 1}
+
+
+@pytest.mark.spec("ID-36")
+@pytest.mark.parametrize("address", ["", "203.0.113.7"])
+async def test_who_asks_for_nothing_but_keys_is_answered_so_often_and_others_all_the_same(address: str) -> None:
+    async with nodes(ada=Play(), mallory=Play(), eve=Play()) as (entry, providers):
+        ada, mallory, eve = (providers[name] for name in ("ada", "mallory", "eve"))
+        ada.mesh._net.public_addresses |= dict.fromkeys([mallory.peer_id, eve.peer_id], address)
+
+        async def n_answered(asker: Node, n_asked: int) -> int:
+            answers: list[Answer] = []
+
+            async def ask() -> None:
+                with contextlib.suppress(StreamBrokenError):
+                    answers.append(await asker.probe.ask(ada.peer_id))
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(n_asked):
+                    nursery.start_soon(ask)
+            return len(answers)
+
+        await trio.sleep(INFO_BURST / INFO_PER_S + 1.0)  # what was asked when the links came up is forgotten
+        assert await n_answered(mallory, 200) == INFO_BURST
+        assert await n_answered(eve, 1) == (0 if address else 1)
+        assert await n_answered(entry, 1) == 1
+        await trio.sleep(2.0)
+        assert await n_answered(mallory, 200) == 2 * INFO_PER_S
 
 
 # --- ourselves -----------------------------------------------------------------------------------------------
