@@ -51,6 +51,7 @@ from mcd.exchange.events import (
     TimedOut,
     WaitReported,
 )
+from mcd.exchange.size import is_too_large
 from mcd.exchange.states import CANCEL_TIMEOUT_S, Role
 from mcd.ports import Clock, Mesh, Put
 from mcd.routing.plan import Candidate
@@ -191,7 +192,11 @@ class Session:
         message = Request(header, sealed, _output_limit(request), resume_from=len(asked.resume))
         talk = Conversation(Role.ENTRY, self._clock)
         talk.ask(message, partial(self._mesh.open_stream, candidate.peer_id, EXCHANGE_PROTOCOL))
-        return talk, _Answer(candidate, opener, config.engine_key, request)
+        answer = _Answer(candidate, opener, config.engine_key, request)
+        most_tokens = max(message.max_output_tokens, message.resume_from)
+        model = candidate.model
+        answer.may_be_too_large = is_too_large(model.n_ctx, model.capabilities, len(sealed), most_tokens)
+        return talk, answer
 
     async def _see_off(self, talk: Conversation, answer: _Answer, on_cancelled: Callable[[Final], None]) -> None:
         """Cancel an answer and take its end, so that what was delivered is accounted for.   [EX-12]"""
@@ -240,6 +245,8 @@ class _Answer:
         """Output tokens of this provider; what an earlier one delivered is its own receipt's."""
         self._is_cancelled = False
         self.is_complete = False
+        self.may_be_too_large = True
+        """By what the provider announces.   [EX-45]"""
 
     async def cancel(self, talk: Conversation) -> Final:
         """Take the answer back and read on to its end; the text that still comes is for nobody.
@@ -268,7 +275,7 @@ class _Answer:
             case AnswerFinished(message=message):
                 return (self._finish(message),)
             case _:
-                raise _failure(event, self._candidate.model.n_ctx)
+                raise _failure(event, self._candidate.model.n_ctx, self.may_be_too_large)
 
     def _answering(self, n_prompt_tokens: int) -> Answering:
         chosen, model = self._candidate, self._candidate.model
@@ -347,10 +354,10 @@ class _Answer:
             raise RemoteProtocolError("the provider counts a prompt that it did not answer")  # [ENV-38]
 
 
-def _failure(event: Event, n_ctx: int) -> PeerError:
+def _failure(event: Event, n_ctx: int, may_be_too_large: bool) -> PeerError:
     match event:
         case RequestRefused(message=message):
-            return _refusal(message, n_ctx)
+            return _refusal(message, n_ctx, may_be_too_large)
         case PeerAborted():
             return StreamBrokenError("the provider broke off")
         case TimedOut():
@@ -363,8 +370,10 @@ def _failure(event: Event, n_ctx: int) -> PeerError:
             return RemoteProtocolError("the provider sent what only an entry may send")
 
 
-def _refusal(message: Refused, n_ctx: int) -> PeerError:
+def _refusal(message: Refused, n_ctx: int, may_be_too_large: bool) -> PeerError:
     if message.reason == RefuseReason.TOO_LARGE:
+        if not may_be_too_large:
+            return RemoteProtocolError("the provider refuses as too large what fits by its own record")
         far = f"the prompt and max_tokens together are far beyond the {n_ctx} tokens of this model's context"
         return ClaimedFaultError(ContextLengthError(far))
     try:

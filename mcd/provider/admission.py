@@ -11,19 +11,15 @@ import math
 
 import msgspec
 
+from mcd.exchange.size import generates, is_too_large
 from mcd.ports import EngineStatus
 from mcd.units import Seconds
 from mcd.wire.messages import MAX_QUEUE_MS, MAX_RETRY_AFTER_MS, Accepted, Refused, RefuseReason
-from mcd.wire.payload import MAX_CHOICES
 
 MAX_QUEUE_S = 10.0
 """Longest announced wait. Beyond it another provider, or a polite no, serves the user better."""
 BYTES_PER_TOKEN = 4
 """Sealed bytes per prompt token, for estimating prefill: English text; JSON and padding make it an upper bound."""
-MAX_BYTES_PER_TOKEN = 64
-"""More sealed bytes per token of context than any tokenizer can fill, JSON escapes included."""
-BODY_ALLOWANCE_BYTES = 65_536
-"""Room for parameters and tool schemas besides the prompt."""
 TYPICAL_OUTPUT_TOKENS = 256
 """Assumed answer length when the request sets none (median of public traces: 211)."""
 MIN_TOKENS_PER_S = 1.0
@@ -129,7 +125,8 @@ class Admission:
             return Refuse(RefuseReason.MODEL_UNKNOWN)
         if not 0.0 <= status.ready_in_s <= MAX_LOAD_S or (status.state != "ready" and not status.ready_in_s):
             return Refuse(RefuseReason.LOADING, _retry_loading_s(status))
-        if is_too_large(status, ask):
+        most_tokens = max(ask.max_output_tokens, ask.resume_from)
+        if is_too_large(status.n_ctx, status.capabilities, ask.n_sealed_bytes, most_tokens):
             return Refuse(RefuseReason.TOO_LARGE)
         place = self._find_place(status, load, ask)
         if isinstance(place, Accept) and status.ready_in_s:
@@ -160,24 +157,10 @@ class Admission:
         if self._service_s is not None:
             return self._service_s
         n_output_tokens = min(ask.max_output_tokens or TYPICAL_OUTPUT_TOKENS, TYPICAL_OUTPUT_TOKENS)
-        if not generates(status):
+        if not generates(status.capabilities):
             n_output_tokens = 0
         prefill_s = ask.n_sealed_bytes / BYTES_PER_TOKEN / max(MIN_TOKENS_PER_S, status.prefill_tokens_per_s)
         return prefill_s + n_output_tokens / max(MIN_TOKENS_PER_S, status.output_tokens_per_s)
-
-
-def is_too_large(status: EngineStatus, ask: Ask) -> bool:
-    """Whether no tokenizer could fit this into the model's context. The engine judges the real count."""
-    if not generates(status):
-        return False  # a request holds many texts, each of which may fill the context
-    max_bytes = BODY_ALLOWANCE_BYTES + MAX_BYTES_PER_TOKEN * status.n_ctx
-    max_tokens = MAX_CHOICES * status.n_ctx  # the limit covers all choices of a request
-    return ask.n_sealed_bytes > max_bytes or max(ask.max_output_tokens, ask.resume_from) > max_tokens
-
-
-def generates(status: EngineStatus) -> bool:
-    """Whether the model answers with tokens of its own; while it is not loaded nobody knows, and most do."""
-    return not status.capabilities or not {"chat", "completions"}.isdisjoint(status.capabilities)
 
 
 def _retry_loading_s(status: EngineStatus) -> Seconds:

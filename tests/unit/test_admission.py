@@ -154,6 +154,7 @@ def test_a_provider_that_stops_takes_nothing_more() -> None:
     assert gate.decide(None, load(), ASK) == Refuse(RefuseReason.SHUTTING_DOWN)
 
 
+@pytest.mark.spec("EX-45")
 @pytest.mark.parametrize(
     ("ask", "is_fine"),
     [
@@ -167,6 +168,13 @@ def test_a_provider_that_stops_takes_nothing_more() -> None:
 def test_what_no_tokenizer_could_fit_is_too_large(ask: Ask, is_fine: bool) -> None:
     decision = admission().decide(READY, load(), ask)
     assert decision == (Accept(0, 0.0) if is_fine else Refuse(RefuseReason.TOO_LARGE))
+
+
+@pytest.mark.spec("EX-45")
+def test_a_picture_is_not_measured_by_its_bytes() -> None:
+    sees = status(capabilities=("chat", "vision"))
+    assert admission().decide(sees, load(), Ask(8_000_000, 0)) == Accept(0, 0.0)
+    assert admission().decide(sees, load(), Ask(8_000_000, 16 * 4096 + 1)) == Refuse(RefuseReason.TOO_LARGE)
 
 
 def test_observed_times_replace_measured_speeds() -> None:

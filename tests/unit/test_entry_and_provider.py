@@ -353,6 +353,21 @@ async def test_a_liar_cannot_end_a_request_that_another_serves() -> None:
         assert cards == {"liar": 0.0, "honest": 1.0}
 
 
+@pytest.mark.spec("EX-45")
+@pytest.mark.parametrize("n_ctx", [1024, 4096])
+async def test_who_refuses_as_too_large_what_fits_by_its_own_record_has_failed(n_ctx: int) -> None:
+    """It lost no standing where its record said that it holds less than another, and cost a round trip every time."""
+    liar = Play(refuse=RefuseReason.TOO_LARGE, n_ctx=n_ctx)
+    async with nodes(liar=liar, honest=Play()) as (entry, providers):
+        for _ in range(20):
+            assert text(await entry.ask()) == words(5)
+        assert 1 <= providers["liar"].provider.served.outcomes["refused_too_large"] < 5, "asked less and less"
+        assert {card.name: card.ok_fraction for card in entry.entry.peers()} == {"liar": 0.0, "honest": 1.0}
+    async with nodes(liar=liar) as (entry, _):
+        with pytest.raises(RemoteProtocolError, match="own record"):
+            await entry.ask()
+
+
 @pytest.mark.spec("EX-44")
 async def test_who_said_that_it_holds_less_is_not_blamed() -> None:
     async with nodes(small=Play(failure=TOO_LONG, n_ctx=2048), large=Play()) as (entry, providers):

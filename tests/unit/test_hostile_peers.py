@@ -232,16 +232,17 @@ async def test_a_request_too_large_for_every_provider_is_the_users_fault_and_no_
     """It was a 503 with a time to try again, so clients sent the same request three times."""
     async with beside_a_liar(speaks(said(Refused(RefuseReason.TOO_LARGE, 0)))) as (entry, liar):
         with pytest.raises(ContextLengthError, match="max_tokens"):
-            await entry.ask()
+            await entry.ask(max_tokens=16 * 4096 + 1)
         assert entry.router.health.standing(liar.peer_id, DIGEST, trio.current_time()).fail_fraction == 0.0
 
 
 @pytest.mark.spec("EX-43")
 async def test_a_request_too_large_for_one_provider_is_served_by_another() -> None:
-    async with nodes(big=Play(), small=Play()) as (entry, providers):
-        providers["small"].mesh.serve(EXCHANGE_PROTOCOL, speaks(said(Refused(RefuseReason.TOO_LARGE, 0))))
+    async with nodes(big=Play(), small=Play(n_ctx=1024)) as (entry, providers):
         for _ in range(4):
-            assert text(await entry.ask()) == words(5)
+            assert text(await entry.ask(max_tokens=16 * 1024 + 1)) == words(5)
+        assert set(providers["small"].provider.served.outcomes) == {"refused_too_large"}
+        assert {card.name: card.ok_fraction for card in entry.entry.peers()} == {"small": None, "big": 1.0}
 
 
 async def test_our_own_engine_is_right_about_its_context_and_not_about_a_longer_one() -> None:
