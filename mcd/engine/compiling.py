@@ -16,8 +16,8 @@ from mcd.engine import compiler
 from mcd.engine.compiler import Compiled, Dialect, Order, Refused
 from mcd.engine.gbnf.constraint import param_of
 from mcd.engine.killable import Channel, Status
-from mcd.engine.kv import MAX_IDLE_CACHE_S
 from mcd.engine.parsers.syntax import Thinking
+from mcd.engine.slots import MAX_IDLE_CACHE_S
 from mcd.errors import InvalidRequestError, McdError, UnsupportedError, UserError
 from mcd.units import Seconds
 

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from mcd.engine.checkpoints import Checkpoints
-from mcd.engine.slots import Cuts, Placement, Slot, is_live, marks_of, must_hold, place
+from mcd.engine.slots import MAX_IDLE_CACHE_S, Cuts, Placement, Slot, is_live, marks_of, must_hold, place
 from mcd.engine.spans import Span, last_position, position
 from mcd.units import Seconds
-
-MAX_IDLE_CACHE_S: Seconds = 600.0
-"""A prefix cache nobody came back to for so long is forgotten: most conversations have gone on or ended by then."""
 
 
 class KvMemory:

@@ -149,7 +149,7 @@ def _not_dumpable(profile: Profile) -> str:
 
 def _no_new_privileges(profile: Profile) -> str:
     prctl(PR_SET_NO_NEW_PRIVS, 1)
-    return "no set-uid program can raise us"
+    return _of_all("no set-uid program can raise us")
 
 
 def _leave_namespaces(profile: Profile) -> str:
@@ -171,20 +171,17 @@ def _drop_capabilities(profile: Profile) -> str:
     # header: version 3, this thread; then three words twice, all zero
     header = (0x20080522).to_bytes(4, sys.byteorder) + bytes(4)
     call("capset", header, bytes(24))
-    return "none left"
+    return _of_all("none left")
 
 
 def _restrict_files(profile: Profile) -> str:
     if landlock.abi() == 0:
         raise _UnavailableError("this kernel has no Landlock (Linux 5.13 and later, enabled at boot)")
-    n_threads = len(os.listdir("/proc/self/task"))
-    if n_threads != 1:
-        raise OSError(f"{n_threads} threads exist already; only a process with one can be restricted")
     rules = [(path, landlock.READ) for path in _readable(profile)]
     rules += [(path, landlock.USE_DEVICE) for path in (*_SCRATCH, *(_gpu_nodes() if profile.needs_gpu else ()))]
     ports = () if profile.upstream_port is None else (profile.upstream_port, _DNS_PORT)
     version = landlock.restrict(rules, ports)
-    return f"reads libraries and the model, writes nothing (Landlock ABI {version})"
+    return _of_all(f"reads libraries and the model, writes nothing (Landlock ABI {version})")
 
 
 def _filter_calls(profile: Profile) -> str:
@@ -194,7 +191,17 @@ def _filter_calls(profile: Profile) -> str:
     keeps_upstream = profile.upstream_port is not None
     seccomp.install(machine, keeps_upstream)
     kept = "; IPv4 and IPv6 sockets are kept, to any address" if keeps_upstream else ""
-    return f"{len(seccomp.denied_names(keeps_upstream))} calls refused: sockets, programs, debugging, mounts{kept}"
+    return _of_all(
+        f"{len(seccomp.denied_names(keeps_upstream))} calls refused: sockets, programs, debugging, mounts{kept}"
+    )
+
+
+def _of_all(said: str) -> str:
+    """Say what was done to this thread; it binds only those that it will start, so it holds if there is no other."""
+    n_threads = len(os.listdir("/proc/self/task"))
+    if n_threads != 1:
+        raise OSError(f"it binds one of {n_threads} threads: one was started before")
+    return said
 
 
 def _judge_swap(profile: Profile) -> str:

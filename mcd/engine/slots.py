@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import msgspec
 
 from mcd.engine.spans import Span, whole
+from mcd.units import Seconds
 
 MIN_REUSE_TOKENS = 16
 """A shorter common prefix (a template's opening) is computed again: cheaper than losing a longer cache."""
@@ -29,6 +30,8 @@ CHECKPOINT_TOKENS = 2048
 MARK_STEP = 32
 """Prompts that part at one place by intent (after a shared instruction) share a few tokens more by chance, each pair
 its own number; a checkpoint at a multiple of this, a whole one earlier, serves nearly all of them."""
+MAX_IDLE_CACHE_S: Seconds = 600.0
+"""A prefix cache nobody came back to for so long is forgotten: most conversations have gone on or ended by then."""
 MAX_MARKS = 64
 """Places of one prompt where a checkpoint is wanted; a prompt of 128k tokens has as many regular ones."""
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import trio
 
-from mcd.engine import life, supervise
+from mcd.engine import landlock, life, supervise
 from mcd.engine.catalogue import EngineSpec, resolve
 from mcd.engine.messages import EngineOptions
 from mcd.errors import EngineDeadError, EngineError, EnvelopeError, RefusedError
@@ -78,6 +78,26 @@ async def test_hundred_streams_of_fifty_tokens_a_second(hello: EngineSpec) -> No
         assert trio.current_time() - began < 20  # 2 s of script; the rest is a busy machine
         assert {len(answer.tokens) for answer in answers} == {101}
         assert sum(psutil.Process(side.engine.pid).cpu_times()[:2]) - before < 5
+
+
+BINDING = {"privileges", "capabilities", "system calls", "memory reads", "core dumps"}
+"""What every Linux offers; Landlock besides, where the kernel has it."""
+
+
+@pytest.mark.parametrize("engine", [f"scripted:{HELLO}", "llama", "openai:http://127.0.0.1:1"])
+async def test_the_real_process_is_bound_as_a_whole(engine: str) -> None:
+    """Imports that start threads came before the confinement, which then bound one thread and no file."""
+    spec = resolve(("it",) if engine.startswith("openai") else (), Path("/nowhere"), engine)[0]
+    side = EntrySide(spec)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(side.engine.run)
+        with trio.fail_after(30):
+            while not side.engine.sandbox_report():  # noqa: ASYNC110 - a snapshot has no event
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    lines = side.engine.sandbox_report()
+    holds = {name for name, _, rest in (line.partition(": ") for line in lines) if rest.startswith("holds")}
+    assert holds >= BINDING | ({"files"} if landlock.abi() else set()), lines
 
 
 async def test_keys_are_certified_and_new_for_every_process(hello: EngineSpec) -> None:

@@ -150,6 +150,23 @@ def test_what_this_kernel_offers_is_used(open_tmp: Path, uid: int) -> None:
         assert all(": " in line and ", " in line for line in said["lines"])
 
 
+def test_what_binds_one_thread_of_two_does_not_hold() -> None:
+    script = (
+        "import json, threading\n"
+        "from mcd.engine.sandbox import Profile, harden\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "report = harden(Profile())\n"
+        "print(json.dumps({control.name: control.state for control in report.controls}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60, cwd=ROOT
+    )
+    said = json.loads(done.stdout)
+    assert {said[name] for name in ("privileges", "capabilities", "system calls")} == {"failed"}
+    assert said["files"] != "holds"
+    assert said["memory reads"] == "holds"  # of the whole process
+
+
 def look_inside(pid: int, uid: int) -> dict[str, str]:
     """What another process of the same user can read of ``pid``."""
     script = (

@@ -14,8 +14,8 @@ from mcd.engine.compiler import Compiled, Refused
 from mcd.engine.compiling import Compiling, Kept
 from mcd.engine.gbnf.constraint import Bound, Constraint
 from mcd.engine.killable import Status, receive, send
-from mcd.engine.kv import MAX_IDLE_CACHE_S
 from mcd.engine.parsers.families import TAGS
+from mcd.engine.slots import MAX_IDLE_CACHE_S
 from mcd.errors import InvalidRequestError, UnsupportedError, UserError
 from tests.fakes.engine_entry import chat
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from mcd.engine.kv import MAX_IDLE_CACHE_S, KvMemory
-from mcd.engine.slots import ANYWHERE
+from mcd.engine.kv import KvMemory
+from mcd.engine.slots import ANYWHERE, MAX_IDLE_CACHE_S
 from mcd.engine.tidy import SCRUB_AFTER_S, WIPE_AFTER_S, Tidy
 
 PROMPT = list(range(100))
