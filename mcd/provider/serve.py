@@ -100,7 +100,7 @@ class Provider:
 
     async def serve(self, stream: Stream) -> None:
         """Serve one inbound stream to its end. The handler of EXCHANGE_PROTOCOL."""
-        upload = Upload(stream, self._uploads)
+        upload = Upload(stream, self._uploads, self._address_of(stream.peer_id))
         talk = Conversation(Role.PROVIDER, self._clock, upload)
         last: Abort | None = Abort(AbortCode.INTERNAL)
         try:

@@ -21,7 +21,7 @@ from mcd.ports import EngineStatus, Stream
 from mcd.provider import serve
 from mcd.provider.announce import INFO_BURST, INFO_PER_S
 from mcd.provider.serve import SEND_STALL_S
-from mcd.provider.uploads import FREE_UPLOAD_BYTES, MAX_LARGE_UPLOADS_PER_PEER
+from mcd.provider.uploads import FREE_UPLOAD_BYTES, MAX_LARGE_UPLOADS_PER_ADDRESS, MAX_UPLOADS_PER_ADDRESS
 from mcd.wire.codec import decode_exchange, encode_exchange
 from mcd.wire.envelope import Terms, seal_request
 from mcd.wire.framing import FrameReader, frame
@@ -365,15 +365,44 @@ async def test_requests_that_never_become_whole_hold_little_and_hold_up_nobody()
                 nursery.start_soon(send_all_but_the_end)
             await trio.sleep(1)
             window = 262_144
-            assert n_sent <= 50 * (FREE_UPLOAD_BYTES + 65_536 + window) + MAX_LARGE_UPLOADS_PER_PEER * len(part)
-            assert ada.provider._uploads.n_large == MAX_LARGE_UPLOADS_PER_PEER
+            assert n_sent <= 50 * (FREE_UPLOAD_BYTES + 65_536 + window) + MAX_LARGE_UPLOADS_PER_ADDRESS * len(part)
+            assert ada.provider._uploads.large.n_taken == MAX_LARGE_UPLOADS_PER_ADDRESS
             assert text(await entry.ask()) == words(5)
             assert text(await entry.ask(content="x" * 200_000)) == words(5)
             await trio.sleep(REQUEST_TIMEOUT_S)
-            assert ada.provider._uploads.n_large <= MAX_LARGE_UPLOADS_PER_PEER
+            assert ada.provider._uploads.large.n_taken <= MAX_LARGE_UPLOADS_PER_ADDRESS
             nursery.cancel_scope.cancel()
         await trio.sleep(2 * REQUEST_TIMEOUT_S)
-        assert ada.provider._uploads.n_large == 0
+        assert ada.provider._uploads.large.n_taken == 0
+
+
+@pytest.mark.spec("EX-29", "EX-39")
+async def test_many_names_behind_one_address_hold_no_more_than_one() -> None:
+    """Peer ids are free: three took all places for large requests, fifteen a gigabyte with small ones."""
+    names = [f"m{index}" for index in range(8)]
+    async with nodes(ada=Play(), **{name: Play() for name in names}) as (entry, providers):
+        ada = providers["ada"]
+
+        async def send_half(name: str, n_bytes: int) -> None:
+            stream = await open_to(providers[name], ada, (9_000_000).to_bytes(4, "big"))
+            with contextlib.suppress(StreamBrokenError):
+                await stream.send(bytes(n_bytes))
+
+        for name in names:
+            entry.mesh._net.public_addresses[providers[name].peer_id] = "9.9.9.9"
+            entry.router.health.failed(providers[name].peer_id, trio.current_time())
+        async with trio.open_nursery() as nursery:
+            for name in names:
+                for n_bytes in [2_000_000, *[100] * 30]:
+                    nursery.start_soon(send_half, name, n_bytes)
+            await trio.sleep(1)
+            uploads = ada.provider._uploads
+            assert uploads.read.n_taken == MAX_UPLOADS_PER_ADDRESS
+            assert uploads.large.n_taken <= MAX_LARGE_UPLOADS_PER_ADDRESS
+            assert text(await entry.ask(content="x" * 200_000)) == words(5)
+            nursery.cancel_scope.cancel()
+        await trio.sleep(9 * REQUEST_TIMEOUT_S)
+        assert uploads.read.n_taken == uploads.large.n_taken == 0
 
 
 @pytest.mark.spec("EX-28")
