@@ -7,6 +7,7 @@ Stop: the API refuses and ends its streams, a goodbye leaves, engines stop, the 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,6 +54,10 @@ FAREWELL_S = 1.0
 """The longest a goodbye may delay the end."""
 MAX_OPEN_FILES = 65_536
 """Ten times what the limits of mesh and gateway allow together; some systems call any number unlimited."""
+LARGE_BLOCK_BYTES = 65_536
+"""What a stream brings at once; smaller pieces are cheaper kept."""
+M_MMAP_THRESHOLD = -3
+"""glibc's number of the setting."""
 MIN_OPEN_FILES = 256
 """Twenty to start, the rest for 64 kept links, connections in their handshake and clients."""
 
@@ -234,6 +239,7 @@ def run(config: Config, on_up: Callable[[DaemonStatus], None]) -> int:
     if config.device == "gpu" and config.engine == "llama":
         _need_gpus()
     allow_open_files()
+    return_large_blocks()
     log = Log(config.log_level)
     keys.open_home(config.home)
     daemon = Daemon(config, keys.load_or_create(config.home), log)
@@ -262,6 +268,16 @@ def allow_open_files() -> None:
     granted, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if granted != resource.RLIM_INFINITY and granted < MIN_OPEN_FILES:
         raise ConfigError(f"only {granted} files may be open here, a peer needs {MIN_OPEN_FILES}; run: ulimit -n 4096")
+
+
+def return_large_blocks() -> None:
+    """Have the C library take what arrives in large pieces from the system and give it back, where it is glibc.
+
+    By itself it keeps such pieces once the first was freed, and after a flood of streams their holes are ours for good:
+    three times what the limits of the mesh allow.
+    """
+    with contextlib.suppress(AttributeError):  # another C library has no such call and no such habit
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
 
 
 def _engines(config: Config, key: SigningKey, clock: SystemClock, log: Log) -> list[EngineProcess]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from mcd.daemon import _clock_check
@@ -20,3 +23,19 @@ def test_a_clock_that_disagrees_with_most_records_is_doubted(counters: dict[str,
     check = _clock_check(counters)
     assert check.state == state
     assert ("set-ntp" in check.detail) == (state != "ok")
+
+
+def test_memory_of_a_flood_goes_back_to_the_system() -> None:
+    """Large pieces with small ones between, as streams bring them: their holes stayed the daemon's."""
+    script = (
+        "import psutil\n"
+        "from mcd.daemon import return_large_blocks\n"
+        "return_large_blocks()\n"
+        "held = [(bytearray(b'x') * 100_000, bytearray(2_000)) for _ in range(1000)]\n"
+        "kept = [small for _, small in held]\n"
+        "full = psutil.Process().memory_info().rss\n"
+        "del held\n"
+        "print(full - psutil.Process().memory_info().rss)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert int(done.stdout) > 90_000_000
