@@ -1,4 +1,4 @@
-"""What people are shown of the mesh: one card a model, one a peer, one line a candidate. No user data."""
+"""What people are shown of the mesh: one card a model, one a peer, one line a candidate or a check. No user data."""
 
 from __future__ import annotations
 
@@ -75,3 +75,13 @@ class RouteTerm(msgspec.Struct, frozen=True):
     """Notes such as ``measured``, ``claimed``, ``breaker open until``."""
     load_s: Seconds = 0.0
     """Until a model that is not loaded there is."""
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One line of `mcd doctor`."""
+
+    check: str
+    """What was looked at, e.g. ``engine seccomp``."""
+    state: Literal["ok", "warn", "fail"]
+    detail: str
+    """What was found and, unless ok, what to do."""

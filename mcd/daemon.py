@@ -18,7 +18,7 @@ from typing import Any
 import trio
 
 from mcd import __version__
-from mcd.cards import ModelCard, PeerCard, RouteTerm
+from mcd.cards import Check, ModelCard, PeerCard, RouteTerm
 from mcd.config import Config, control_path, parse_http
 from mcd.engine import gpu
 from mcd.engine.catalogue import resolve
@@ -39,7 +39,7 @@ from mcd.gateway.loops import run_loops
 from mcd.gateway.metrics import Metrics
 from mcd.log import Log
 from mcd.mesh.network import Libp2pMesh
-from mcd.ports import Check, DaemonStatus
+from mcd.ports import DaemonStatus
 from mcd.provider.announce import Announcer
 from mcd.provider.serve import Provider
 from mcd.routing.directory import Directory

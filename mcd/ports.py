@@ -272,6 +272,10 @@ class EngineRequest(msgspec.Struct, frozen=True):
     sealed: bytes
     max_output_tokens: int
     resume_from: int = 0
+    asker: int = 0
+    """Equal for requests of one address: several choices take several slots.   [EX-39]"""
+    max_slots: int = 0
+    """All requests of the asker together; 0 is no bound."""
 
 
 class EngineAnswer(Protocol):
@@ -348,12 +352,7 @@ class Entry(Protocol):
         ...
 
     def model(self, name: str) -> ModelCard:
-        """The model that a request with this name would get.
-
-        Raises:
-            ModelNotFoundError: Nobody offers it.
-            NoProviderError: This peer is about to.
-        """
+        """The model that a request with this name would get; raises as `answer` where there is none."""
         ...
 
     def peers(self) -> Sequence[PeerCard]:
@@ -393,13 +392,3 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     ttft_p95_s: Seconds | None
     warnings: tuple[str, ...]
     counters: dict[str, int]
-
-
-class Check(msgspec.Struct, frozen=True):
-    """One line of `mcd doctor`."""
-
-    check: str
-    """What was looked at, e.g. ``engine seccomp``."""
-    state: Literal["ok", "warn", "fail"]
-    detail: str
-    """What was found and, unless ok, what to do."""

@@ -83,6 +83,9 @@ class Job(msgspec.Struct, eq=False):
     cache_salt: str = ""
     max_output_tokens: int = 0
     """Of the whole answer: all choices, and what earlier providers delivered; 0 is no bound."""
+    asker: int = 0
+    max_slots: int = 0
+    """As in `ports.EngineRequest`."""
     size_bytes: int = 0
     asked_ms: int = 0
     """What the prompt may tell of the time."""

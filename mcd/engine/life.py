@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import trio
 
 from mcd.engine import supervise
@@ -118,9 +119,7 @@ class Life:
         send, receive = trio.open_memory_channel[ToDaemon](math.inf)
         self._requests[request_id] = _Inbox(send, on_computed)
         try:
-            await self.child.post_large(
-                Submit(request_id, request.header, request.sealed, request.max_output_tokens, request.resume_from)
-            )
+            await self.child.post_large(Submit(request_id, *msgspec.structs.astuple(request)))
         except BaseException:  # cancelled or dead before it was sent: the worker never heard of it
             self._requests.pop(request_id, None)
             receive.close()

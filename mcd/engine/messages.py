@@ -124,6 +124,8 @@ class Submit(Frame, frozen=True, array_like=True, tag=3):
     sealed: bytes
     max_output_tokens: int
     resume_from: int
+    asker: int = 0
+    max_slots: int = 0
 
 
 class Drop(Frame, frozen=True, array_like=True, tag=4):

@@ -182,7 +182,7 @@ class Scheduler:
     def _admit(self, now: Seconds) -> None:
         if not self._waiting or self.n_running == len(self.kv.slots):
             return
-        turns = in_turn([s.job.id for s in self._waiting], [s.job.id for s in self._running])
+        turns = in_turn([s.job for s in self._waiting], [s.job for s in self._running])
         for sequence in [self._waiting[index] for index in turns]:
             key = cache_key(sequence)
             if self.kv.should_wait(sequence.prompt, key):

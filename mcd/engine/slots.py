@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -206,18 +207,35 @@ def share_prefill(left: Sequence[int], n_rows: int) -> list[tuple[int, int]]:
     return [(index, n) for index, n in shares.items() if n]
 
 
-def in_turn(waiting: Sequence[int], running: Sequence[int]) -> list[int]:
-    """Indices of ``waiting`` in the order of their turns; both hold the request of each sequence.
+class Claim(Protocol):
+    """A request whose choices want slots."""
 
-    The request with the fewest slots first, then in order of arrival: sixteen choices of one request do not stand
-    before the first of the next.
+    id: int
+    asker: int
+    max_slots: int
+
+
+def in_turn(waiting: Sequence[Claim], running: Sequence[Claim]) -> list[int]:
+    """Indices of those of ``waiting`` that may have a slot, in the order of their turns; one claim for each choice.
+
+    First choices in order of arrival: the daemon gave their requests a slot each. It cannot know of further ones. They
+    come after these, first of whose asker holds fewest, and nobody gets more than ``max_slots``.   [EX-39]
     """
-    n_slots = Counter(running)
+    n_slots = Counter(claim.id for claim in running)
+    n_of_asker = Counter(claim.asker for claim in running)
+    n_held = n_of_asker.copy()
     ranks = []
-    for request in waiting:
-        ranks.append(n_slots[request])
-        n_slots[request] += 1
-    return sorted(range(len(waiting)), key=ranks.__getitem__)
+    for claim in waiting:
+        ranks.append(n_of_asker[claim.asker] if n_slots[claim.id] else 0)
+        n_slots[claim.id] += 1
+        n_of_asker[claim.asker] += 1
+    turns = []
+    for index in sorted(range(len(waiting)), key=ranks.__getitem__):
+        claim = waiting[index]
+        if not claim.max_slots or n_held[claim.asker] < claim.max_slots:
+            turns.append(index)
+            n_held[claim.asker] += 1
+    return turns
 
 
 def _promise(slot: Slot, prompt: list[int], cuts: Cuts) -> int:

@@ -200,6 +200,8 @@ class Worker:
             resume=body.resume,
             cache_salt=body.cache_salt,
             max_output_tokens=frame.max_output_tokens,
+            asker=frame.asker,
+            max_slots=frame.max_slots,
             size_bytes=len(raw),
             asked_ms=asked_ms,
         )

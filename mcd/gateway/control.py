@@ -13,13 +13,13 @@ from typing import Protocol
 from aiohttp import web
 
 from mcd.api.errors import error_body
-from mcd.cards import ModelCard, PeerCard, RouteTerm
+from mcd.cards import Check, ModelCard, PeerCard, RouteTerm
 from mcd.errors import InvalidRequestError, LocalError, McdError, MethodError, UnknownUrlError
 from mcd.gateway import status as shown
 from mcd.gateway.server import HttpServer, json_response
 from mcd.ids import PeerId
 from mcd.log import Log
-from mcd.ports import Check, DaemonStatus
+from mcd.ports import DaemonStatus
 from mcd.wire.messages import MAX_OUTPUT_TOKENS
 
 DEFAULT_PROMPT_TOKENS = 256

@@ -214,7 +214,7 @@ class Provider:
     async def _pass_on(self, talk: Conversation, desk: Desk, held: _Held, watch: _Watch) -> Abort | None:
         try:
             await held.turn_comes(desk)
-            async with desk.engine.submit(held.for_engine(), partial(desk.free, held.turn)) as watch.answer:
+            async with desk.engine.submit(held.for_engine(desk), partial(desk.free, held.turn)) as watch.answer:
                 async for event in watch.answer:
                     is_cancelled = talk.exchange.state is State.STOPPING
                     await _send(talk, _message(event))
@@ -274,10 +274,17 @@ class _Held:
                 "no slot came free", reason=RefuseReason.BUSY, retry_after_s=desk.place(self.turn, self.ask).queue_s
             )
 
-    def for_engine(self) -> EngineRequest:
+    def for_engine(self, desk: Desk) -> EngineRequest:
         """As it is handed over."""
-        request = self._request
-        return EngineRequest(request.header, request.sealed, request.max_output_tokens, request.resume_from)
+        request, turn = self._request, self.turn
+        return EngineRequest(
+            request.header,
+            request.sealed,
+            request.max_output_tokens,
+            request.resume_from,
+            hash(turn.address),  # salted anew in every process: says who is the same, and not who
+            desk.turns.most_of(turn),
+        )
 
 
 class _Watch:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from mcd.cards import ModelCard, PeerCard, RouteTerm
+from mcd.cards import Check, ModelCard, PeerCard, RouteTerm
 from mcd.errors import ModelNotFoundError
 from mcd.ids import PeerId
-from mcd.ports import Check, DaemonStatus, EngineStatus
+from mcd.ports import DaemonStatus, EngineStatus
 from tests.fakes.entry import DIGEST, MODEL, ScriptedEntry
 from tests.fakes.gateway import daemon_status
 

@@ -77,7 +77,7 @@ class SealingEngine:
         self.n_running = 0
         self.n_most = 0
         """Most requests that took a slot at once."""
-        self._computing: set[EngineRequest] = set()
+        self.computing: set[EngineRequest] = set()
         self.n_tokens_made = 0
         self.asked_ms: list[int] = []
         """Of all bodies it opened."""
@@ -121,7 +121,7 @@ class SealingEngine:
         self, request: EngineRequest, on_computed: Callable[[], None] = lambda: None
     ) -> AsyncIterator[EngineAnswer]:
         self.n_running += 1
-        computing = self._computing
+        computing = self.computing
         computing.add(request)
         self.n_most = max(self.n_most, len(computing))
         cancelled = trio.Event()

@@ -314,6 +314,24 @@ def test_the_loop_rests_while_slow_readers_hold_all_slots(tmp_path: Path) -> Non
     backend.close()
 
 
+@pytest.mark.spec("EX-39")
+def test_the_choices_of_a_request_leave_the_slot_that_is_spared_for_another_asker(tmp_path: Path) -> None:
+    path = gguf_make.make(tmp_path / "spared.gguf", text_only=True)
+    backend = open_llama(str(path), FOUR, Rendering.start(), Compiling.start())
+    many, other = Shown(), Shown()
+    backend.submit(Job(1, chat("many", n=6, max_tokens=40), many, asker=1, max_slots=3))
+    backend.submit(Job(2, chat("once more", max_tokens=40), Shown(), asker=1, max_slots=3))
+    while backend.load() != (3, 4):
+        backend.step(0.0)
+    backend.submit(Job(3, chat("other", max_tokens=2), other, asker=2, max_slots=3))
+    while other.end is None:
+        backend.step(0.0)
+    assert (many.end, backend.load()) == (None, (3, 4))
+    while many.end is None:
+        backend.step(0.0)
+    backend.close()
+
+
 @pytest.mark.timed
 async def test_killed_process_is_noticed_and_replaced(tiny: EngineSpec) -> None:
     async with running(tiny, FOUR) as side:

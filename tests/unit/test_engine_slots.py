@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -249,7 +251,32 @@ def test_every_row_is_used_and_none_twice(left: list[int], n_rows: int) -> None:
     assert shares.get(0, 0) >= min(left[0], n_rows // 2)
 
 
+class Asked(msgspec.Struct):
+    """A choice's request: ``"a1"`` is request 1 of asker a."""
+
+    id: int
+    asker: int
+    max_slots: int
+
+
+def asked(names: str, max_slots: int = 0) -> list[Asked]:
+    return [Asked(int(name[1:]), ord(name[0]), max_slots) for name in names.split()]
+
+
 def test_further_choices_of_a_request_do_not_stand_before_the_first_of_another() -> None:
-    assert in_turn([7, 7, 7, 8, 9], [7]) == [3, 4, 0, 1, 2]
-    assert in_turn([7, 7, 8, 8], []) == [0, 2, 1, 3]
-    assert in_turn([5, 6, 7], [1, 2]) == [0, 1, 2]
+    assert in_turn(asked("a7 a7 a7 b8 c9"), asked("a7")) == [3, 4, 0, 1, 2]
+    assert in_turn(asked("a7 a7 b8 b8"), []) == [0, 2, 1, 3]
+    assert in_turn(asked("a5 b6 c7"), asked("d1 e2")) == [0, 1, 2]
+
+
+@pytest.mark.spec("EX-39")
+def test_further_choices_go_to_who_holds_fewest_whatever_the_number_of_requests() -> None:
+    assert in_turn(asked("a1 b2"), asked("a1 a3 b2")) == [1, 0], "of a, two requests with a slot each"
+
+
+@pytest.mark.spec("EX-39")
+def test_nobody_holds_more_slots_than_he_may_by_asking_for_several_choices() -> None:
+    assert in_turn(asked("a1 a1 a1 a1", 3), []) == [0, 1, 2]
+    assert in_turn(asked("a1 b2 b2", 3), asked("a1 a1 a1", 3)) == [1, 2]
+    assert in_turn(asked("a2 b3", 3), asked("a1 a1 a1", 3)) == [1], "nor by a second request beside them"
+    assert in_turn(asked("a1 a1", 0), asked("a1 a1 a1", 0)) == [0, 1], "but where nothing bounds him"

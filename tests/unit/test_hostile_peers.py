@@ -559,6 +559,20 @@ async def test_one_entry_or_address_leaves_places_for_another(address: str) -> N
         assert refused.total() == (9 if address else 8)
 
 
+@pytest.mark.spec("EX-39")
+@pytest.mark.parametrize("address", ["", "203.0.113.7"])
+async def test_the_engine_hears_whose_requests_belong_together_and_how_many_slots_these_may_hold(address: str) -> None:
+    async with nodes(ada=Play(n_tokens=10_000), mallory=Play(), eve=Play()) as (_, providers):
+        ada, mallory, eve = (providers[name] for name in ("ada", "mallory", "eve"))
+        ada.mesh._net.public_addresses |= dict.fromkeys([mallory.peer_id, eve.peer_id], address)
+        for asker in (mallory, mallory, eve):
+            await open_to(asker, ada, said(await sealed_request(asker, ada)))
+        await trio.sleep(1)
+        computing = ada.engines[0].computing
+        assert [request.max_slots for request in computing] == [3, 3, 3]
+        assert len({request.asker for request in computing}) == (1 if address else 2)
+
+
 async def test_an_engine_that_says_too_much_ends_its_exchange_alone() -> None:
     async with nodes(ada=Play(n_tokens=50)) as (entry, providers):
         ada = providers["ada"]
