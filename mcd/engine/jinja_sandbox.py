@@ -36,6 +36,9 @@ PADDING_METHODS = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", 
 PADDING_FILTERS = ("center", "format", "indent", "lipsum", "wordwrap")
 
 
+_CHANCE_FILTERS = ("random",)
+"""An answer that goes on at another provider needs the same prompt there."""
+_UNIX_TIME = re.compile(r"%%|%[-_0^#]*\d*[EO]?s")
 _WIDE = re.compile(r"\d{4}|\{")
 """In a format's specification: a width of thousands, or one that comes from a value."""
 
@@ -107,7 +110,7 @@ class CompiledTemplate:
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _raise_exception
         environment.globals.pop("lipsum", None)
-        for name in PADDING_FILTERS:
+        for name in (*PADDING_FILTERS, *_CHANCE_FILTERS):
             environment.filters.pop(name, None)
         environment.filters["indent"] = _indent
         try:
@@ -169,4 +172,6 @@ def _raise_exception(message: object) -> NoReturn:
 
 
 def _strftime(asked_at: datetime, layout: str) -> str:
-    return asked_at.strftime(str(layout)[:64])
+    # what libc writes for %s depends on the machine's time zone, although the date is in UTC
+    unix_s = str(int(asked_at.timestamp()))
+    return asked_at.strftime(_UNIX_TIME.sub(lambda found: found[0] if found[0] == "%%" else unix_s, str(layout)[:64]))

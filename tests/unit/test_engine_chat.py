@@ -174,9 +174,18 @@ def test_today_is_the_day_that_was_asked_wherever_the_clock_stands(monkeypatch: 
         own = msgspec.structs.replace(ASK, chat_template_kwargs=(("asked_ms", 0), ("strftime_now", "x")))
         assert prompt(source, own) == prompt(source)
         assert render("{{ strftime_now('%Y') }}", asked_ms=MAX_ASKED_MS) == "9999"
+        assert render("{{ strftime_now('%s %-s %10s %Es %%s') }}", asked_ms=1_700_000_000_999) == (
+            "1700000000 1700000000 1700000000 1700000000 %s"
+        ), "libc counts it from midnight of its own time zone"
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+@pytest.mark.spec("ENV-48")
+def test_no_template_may_draw_lots() -> None:
+    with pytest.raises(TemplateRefusalError, match="line 1: No filter named 'random'"):
+        CompiledTemplate("{{ ['be brief', 'be kind'] | random }}")
 
 
 @pytest.mark.parametrize("source", ["{% for %}", "{{", "{% generation %}", "{{" + "(" * 5000 + ")" * 5000 + "}}"])
