@@ -273,7 +273,7 @@ class EngineRequest(msgspec.Struct, frozen=True):
     max_output_tokens: int
     resume_from: int = 0
     asker: int = 0
-    """Equal for requests of one address: several choices take several slots.   [EX-39]"""
+    """Equal for requests of one address: several choices take several slots.   [EX-46]"""
     max_slots: int = 0
     """All requests of the asker together; 0 is no bound."""
 

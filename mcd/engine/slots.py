@@ -219,7 +219,7 @@ def in_turn(waiting: Sequence[Claim], running: Sequence[Claim]) -> list[int]:
     """Indices of those of ``waiting`` that may have a slot, in the order of their turns; one claim for each choice.
 
     First choices in order of arrival: the daemon gave their requests a slot each. It cannot know of further ones. They
-    come after these, first of whose asker holds fewest, and nobody gets more than ``max_slots``.   [EX-39]
+    come after these, first of whose asker holds fewest, and nobody gets more than ``max_slots``.   [EX-46]
     """
     n_slots = Counter(claim.id for claim in running)
     n_of_asker = Counter(claim.asker for claim in running)

@@ -314,7 +314,7 @@ def test_the_loop_rests_while_slow_readers_hold_all_slots(tmp_path: Path) -> Non
     backend.close()
 
 
-@pytest.mark.spec("EX-39")
+@pytest.mark.spec("EX-46")
 def test_the_choices_of_a_request_leave_the_slot_that_is_spared_for_another_asker(tmp_path: Path) -> None:
     path = gguf_make.make(tmp_path / "spared.gguf", text_only=True)
     backend = open_llama(str(path), FOUR, Rendering.start(), Compiling.start())

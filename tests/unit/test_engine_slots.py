@@ -269,12 +269,12 @@ def test_further_choices_of_a_request_do_not_stand_before_the_first_of_another()
     assert in_turn(asked("a5 b6 c7"), asked("d1 e2")) == [0, 1, 2]
 
 
-@pytest.mark.spec("EX-39")
+@pytest.mark.spec("EX-46")
 def test_further_choices_go_to_who_holds_fewest_whatever_the_number_of_requests() -> None:
     assert in_turn(asked("a1 b2"), asked("a1 a3 b2")) == [1, 0], "of a, two requests with a slot each"
 
 
-@pytest.mark.spec("EX-39")
+@pytest.mark.spec("EX-46")
 def test_nobody_holds_more_slots_than_he_may_by_asking_for_several_choices() -> None:
     assert in_turn(asked("a1 a1 a1 a1", 3), []) == [0, 1, 2]
     assert in_turn(asked("a1 b2 b2", 3), asked("a1 a1 a1", 3)) == [1, 2]

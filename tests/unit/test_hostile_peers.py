@@ -559,7 +559,7 @@ async def test_one_entry_or_address_leaves_places_for_another(address: str) -> N
         assert refused.total() == (9 if address else 8)
 
 
-@pytest.mark.spec("EX-39")
+@pytest.mark.spec("EX-46")
 @pytest.mark.parametrize("address", ["", "203.0.113.7"])
 async def test_the_engine_hears_whose_requests_belong_together_and_how_many_slots_these_may_hold(address: str) -> None:
     async with nodes(ada=Play(n_tokens=10_000), mallory=Play(), eve=Play()) as (_, providers):
