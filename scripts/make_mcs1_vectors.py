@@ -1,4 +1,4 @@
-"""Write protocol/vectors/mcs1_{header,keys,answers,refused}.json: MCS/1 with every key fixed, both suites.
+"""Write protocol/vectors/mcs1_{header,keys,answers,ends,refused}.json: MCS/1 with every key fixed, both suites.
 
 The bytes come from `scripts.mcs1_reference`, which shares nothing with `mcd.wire.envelope`; the conformance tests open
 them with the product. `--check` only says whether the files are up to date.
@@ -175,7 +175,7 @@ def keys() -> Iterator[Vector]:
 # --- whole answers -------------------------------------------------------------------------------------------------
 
 BODY = b'{"kind":"chat","request":{"model":"modelcloud-nano","messages":[{"role":"user","content":"Hello"}]}}'
-PARTS = ((0, b"first data", 64), (0, b"", 64), (0, b"x" * 61, 128), (1, b"final", 256))
+PARTS = ((0, b"first data", 64), (0, b"", 64), (0, b"x" * 61, 128), (1, b"final", 684))
 
 
 class Exchange:
@@ -213,8 +213,8 @@ class Exchange:
 
 def answers() -> Iterator[Vector]:
     """Exchanges that succeed."""
-    ids = ["ENV-12", "ENV-14", "ENV-15", "ENV-16", "ENV-21", "ENV-24", "ENV-31"]
-    error_parts = ((2, b"failure", 256),)
+    ids = ["ENV-12", "ENV-14", "ENV-15", "ENV-16", "ENV-21", "ENV-24", "ENV-26", "ENV-31"]
+    error_parts = ((2, b"failure", 1003),)
     for suite in (1, 2):
         bodies = {"ordinary": BODY, "empty": b"{}", "188 bytes, the floor": b"a" * 188, "189 bytes": b"a" * 189}
         for name, body in (bodies | {"a long body": b"b" * 5000}).items():
@@ -230,6 +230,29 @@ def answers() -> Iterator[Vector]:
                 end = "error" if parts is error_parts else "final"
                 comment = f"suite {suite}: {name}, ended by a {end} frame"
                 yield {"comment": comment, "spec": ids, **made.vector(made.frames(parts)), "given": given}
+
+
+ENDS = {
+    "nothing but the last frame": (0, 80),
+    "one frame before it": (85, 80),
+    "the last byte of the first bucket": (747, 80),
+    "the first byte of the second bucket": (748, 80),
+    "an end of two units": (85, 260),
+    "the last bucket that is a quarter wider": (173_382, 80),
+    "the first that is not": (216_727, 80),
+    "a large answer": (300_000, 80),
+    "data that leaves no room to fill the bucket": (300_000, 40_000),
+    "the largest data": (300_000, 65_532),
+    "the largest answer": (16_711_659, 80),
+}
+
+
+def ends() -> Iterator[Vector]:
+    """How answers of any size end."""
+    for comment, (sent_bytes, data_bytes) in ENDS.items():
+        given = {"sent_bytes": sent_bytes, "data_bytes": data_bytes}
+        last_bytes = mcs1.last_frame(sent_bytes, data_bytes)
+        yield {"comment": comment, "spec": ["ENV-26"], "given": given, "last_bytes": last_bytes}
 
 
 # --- what must be refused ------------------------------------------------------------------------------------------
@@ -318,7 +341,7 @@ def _flipped(data: bytes, at: int) -> bytes:
 
 def files() -> dict[Path, str]:
     """Every file with its text."""
-    groups = {"header": headers(), "keys": keys(), "answers": answers(), "refused": refused()}
+    groups = {"header": headers(), "keys": keys(), "answers": answers(), "ends": ends(), "refused": refused()}
     return {FOLDER / f"mcs1_{name}.json": _text(list(made)) for name, made in groups.items()}
 
 

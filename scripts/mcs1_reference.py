@@ -262,6 +262,15 @@ def seal_request(
     return sealed, hashlib.sha256(REQUEST_LABEL + header + sealed).digest()
 
 
+def last_frame(sent: int, data: int) -> int:
+    """Plaintext of the frame that ends a response."""
+    least = -(-(4 + data) // 256) * 256
+    total = 1024
+    while total < sent + least + 21:
+        total = min(total * 5 // 4, total + 49152)
+    return min(total - sent - 21, 65536)
+
+
 def response_secrets(th: bytes, k: bytes, y: bytes, entry_key: bytes) -> tuple[bytes, bytes, bytes]:
     """(key, base nonce, receipt salt) of a response."""
     context = th + x25519(y)

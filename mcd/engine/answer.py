@@ -214,10 +214,8 @@ class Answer:
         self._turn.post(messages.Chunk(self.id, frame, n_tokens), len(frame) + 16)
 
     def _seal_end(self, finish_reasons: tuple[str, ...], usage: Usage) -> None:
-        for frame in self._sealer.seal_end_padding():
-            self._chunk(frame, 0)
-        final = Final(finish_reasons, usage, self._sealer.output_digest())
-        self._end(self._sealer.seal_final(encode_final(final)), usage)
+        final = encode_final(Final(finish_reasons, usage, self._sealer.output_digest()))
+        self._end(self._sealer.seal_final(final), usage)
 
     def _end(self, frame: bytes, usage: Usage) -> None:
         self._close()

@@ -21,10 +21,10 @@ from mcd.errors import EnvelopeError, LimitError
 from mcd.wire.header import ENVELOPE_INVALID
 from mcd.wire.messages import MAX_SEALED_FRAME_BYTES
 from mcd.wire.padding import (
-    FINAL_PAD_BYTES,
+    FRAME_OVERHEAD_BYTES,
     FRAME_PAD_BYTES,
     MAX_FRAME_PLAIN_BYTES,
-    end_padding_frames,
+    last_frame,
     round_up,
 )
 from mcd.wire.payload import Private
@@ -33,15 +33,16 @@ RESPONSE_LABEL = b"modelcloud seal v1 response\0"
 
 MAX_FRAMES = 1 << 20
 MAX_RESPONSE_BYTES = 16 * 1024 * 1024
-"""All frames of one answer as sent; the end padding stays inside it."""
+"""All frames of one answer as sent."""
 
 FRAME_DATA, FRAME_FINAL, FRAME_ERROR = 0, 1, 2
 _HEAD = struct.Struct(">BI")
 _COUNT = struct.Struct(">I")
 _TAG_BYTES = 16
-MIN_SEALED_FRAME_BYTES = _HEAD.size + _COUNT.size + _TAG_BYTES
-_END_RESERVE_BYTES = 2 * MAX_SEALED_FRAME_BYTES
-"""Data may not eat the room of the final frame."""
+MIN_SEALED_FRAME_BYTES = FRAME_OVERHEAD_BYTES + _COUNT.size
+_END_RESERVE_BYTES = MAX_SEALED_FRAME_BYTES
+"""Data may not eat the room of the last frame."""
+_TOO_MUCH = "the answer exceeds what one response may hold, or has ended"
 
 
 def _fail() -> NoReturn:
@@ -76,7 +77,7 @@ class _Frames:
 class Sealer(_Frames):
     """The engine's end of one response: seals frames in order. Owner: the engine's worker."""
 
-    __slots__ = ("_is_finished", "_padded_bytes", "response_key", "transcript_hash")
+    __slots__ = ("_is_finished", "response_key", "transcript_hash")
 
     def __init__(
         self, transcript_hash: bytes, k: bytes, entry_key: bytes, ephemeral: X25519PrivateKey | None = None
@@ -88,7 +89,6 @@ class Sealer(_Frames):
         shared = ephemeral.exchange(X25519PublicKey.from_public_bytes(entry_key))
         super().__init__(transcript_hash, self.response_key, k, shared)
         self._is_finished = False
-        self._padded_bytes = 0
 
     def seal_data(self, data: bytes, pad_to: int = FRAME_PAD_BYTES) -> bytes:
         """One data frame, its plaintext padded to a multiple of ``pad_to``.   [ENV-21]
@@ -96,42 +96,34 @@ class Sealer(_Frames):
         Raises:
             LimitError: The frame or the answer would exceed its limit.
         """
+        padded_bytes = round_up(_COUNT.size + len(data), pad_to)
+        if self._n_bytes + padded_bytes + FRAME_OVERHEAD_BYTES > MAX_RESPONSE_BYTES - _END_RESERVE_BYTES:
+            raise LimitError(_TOO_MUCH)
         self._digest.update(data)
-        return self._seal(FRAME_DATA, data, round_up(_COUNT.size + len(data), pad_to))
-
-    def seal_end_padding(self) -> list[bytes]:
-        """Empty data frames to the next length bucket, to be sent just before the final frame.   [ENV-26]"""
-        sizes = end_padding_frames(round_up(self._padded_bytes, FRAME_PAD_BYTES), self._n_frames)
-        added_bytes = sum(sizes) + len(sizes) * (_HEAD.size + _TAG_BYTES)
-        fits = self._n_bytes + added_bytes + _END_RESERVE_BYTES <= MAX_RESPONSE_BYTES
-        if not fits or self._n_frames + len(sizes) >= MAX_FRAMES:
-            return []
-        return [self._seal(FRAME_DATA, b"", size) for size in sizes]
+        return self._seal(FRAME_DATA, data, padded_bytes)
 
     def seal_final(self, final: bytes) -> bytes:
-        """The frame that ends a whole answer; nothing can follow."""
-        return self._seal(FRAME_FINAL, final, round_up(_COUNT.size + len(final), FINAL_PAD_BYTES))
+        """The frame that ends a whole answer and fills its bucket; nothing can follow.   [ENV-26]"""
+        return self._seal(FRAME_FINAL, final, last_frame(self._n_bytes, len(final)))
 
     def seal_error(self, failure: bytes) -> bytes:
-        """The frame that says the request cannot be served as written; nothing can follow."""
-        return self._seal(FRAME_ERROR, failure, round_up(_COUNT.size + len(failure), FINAL_PAD_BYTES))
+        """The frame that says the request cannot be served as written; nothing can follow.   [ENV-26]"""
+        return self._seal(FRAME_ERROR, failure, last_frame(self._n_bytes, len(failure)))
 
     def _seal(self, kind: int, data: bytes, padded_bytes: int) -> bytes:
-        sealed_bytes = padded_bytes + _TAG_BYTES
+        frame_bytes = padded_bytes + FRAME_OVERHEAD_BYTES
         is_data = kind == FRAME_DATA
-        limit = MAX_RESPONSE_BYTES - (_END_RESERVE_BYTES if is_data else 0)
         if (
             self._is_finished
             or padded_bytes > MAX_FRAME_PLAIN_BYTES
             or self._n_frames >= MAX_FRAMES - is_data
-            or self._n_bytes + sealed_bytes + _HEAD.size > limit
+            or self._n_bytes + frame_bytes > MAX_RESPONSE_BYTES
         ):
-            raise LimitError("the answer exceeds what one response may hold, or has ended")
+            raise LimitError(_TOO_MUCH)
         self._is_finished = not is_data
-        self._padded_bytes += padded_bytes
-        head = _HEAD.pack(kind, sealed_bytes)
+        head = _HEAD.pack(kind, padded_bytes + _TAG_BYTES)
         plain = _COUNT.pack(len(data)) + data
-        nonce = self._next_nonce(sealed_bytes + _HEAD.size)
+        nonce = self._next_nonce(frame_bytes)
         return head + self._aead.encrypt(nonce, plain.ljust(padded_bytes, b"\0"), head)
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 MIN_REQUEST_PLAIN_BYTES = 256
 """Shorter requests are padded to this: most one-line questions look alike."""
 FRAME_PAD_BYTES = 64
-MIN_ANSWER_PLAIN_BYTES = 512
+MIN_RESPONSE_BYTES = 1024
 """First bucket of whole answers: yes and no look alike."""
-MIN_ANSWER_FRAMES = 4
-"""First bucket of their number of data frames; less than four has no whole quarter to grow by."""
+MAX_BUCKET_STEP_BYTES = 49_152
+"""Widest bucket: one frame can fill it, and the time that such long answers take tells more than their bytes."""
 FINAL_PAD_BYTES = 256
 """The final statement without audit logprobs fits, so its size says nothing."""
 MAX_FRAME_PLAIN_BYTES = 65_536
 """Largest plaintext of a response frame, padding included."""
+FRAME_OVERHEAD_BYTES = 21
+"""What a response frame has beside its plaintext: type, length and tag."""
 
 
 def padme(size_bytes: int) -> int:
@@ -33,33 +35,24 @@ def round_up(size_bytes: int, unit_bytes: int) -> int:
     return -(-size_bytes // unit_bytes) * unit_bytes
 
 
-def bucket(value: int, first: int) -> int:
-    """The least of first, first + a quarter, that + a quarter of it, ... (rounded down) that holds ``value``."""
-    size = first
-    while size < value:
-        size += size // 4
-    return size
+def bucket(size_bytes: int) -> int:
+    """The first bucket that holds ``size_bytes``; each is a quarter larger than the one before, or a whole step."""
+    total = MIN_RESPONSE_BYTES
+    while total < size_bytes:
+        total += min(total // 4, MAX_BUCKET_STEP_BYTES)
+    return total
 
 
-def end_padding_frames(padded_bytes: int, n_frames: int) -> list[int]:
-    """Plaintext sizes of the empty data frames that bring an answer to the next bucket.   [ENV-26]
+def last_frame(sent_bytes: int, data_bytes: int) -> int:
+    """Plaintext size of the frame that ends an answer, so that all of its frames together fill a bucket.   [ENV-26]
 
-    Both the bytes and the number of frames are brought to a bucket: each frame has overhead of its own on every
-    layer below, so a total of bytes tells the number of frames, hence how long the engine computed (measured: with
-    bytes alone the padding hid nothing).
+    Whole frames are counted: a total that left out what each has beside its plaintext would tell their number, hence
+    how long the engine computed (measured: so counted, the padding hid nothing).
 
     Args:
-        padded_bytes: Padded plaintext of all data frames so far; a multiple of FRAME_PAD_BYTES.
-        n_frames: How many there were.
+        sent_bytes: Frames so far.
+        data_bytes: What the last frame has to say; where that fits no frame, neither does the result.
     """
-    units, first_units = padded_bytes // FRAME_PAD_BYTES, MIN_ANSWER_PLAIN_BYTES // FRAME_PAD_BYTES
-    max_units = MAX_FRAME_PLAIN_BYTES // FRAME_PAD_BYTES
-    total = bucket(n_frames, MIN_ANSWER_FRAMES)
-    n_new = total - n_frames
-    n_units = bucket(units + n_new, first_units) - units
-    while n_units > n_new * max_units:
-        total = bucket(total + 1, MIN_ANSWER_FRAMES)
-        n_new = total - n_frames
-        n_units = bucket(units + n_new, first_units) - units
-    each, rest = divmod(n_units, n_new) if n_new else (0, 0)
-    return [(each + (at < rest)) * FRAME_PAD_BYTES for at in range(n_new)]
+    least_bytes = round_up(4 + data_bytes, FINAL_PAD_BYTES)
+    total = bucket(sent_bytes + least_bytes + FRAME_OVERHEAD_BYTES)
+    return max(least_bytes, min(total - sent_bytes - FRAME_OVERHEAD_BYTES, MAX_FRAME_PLAIN_BYTES))

@@ -33,7 +33,7 @@ class SmallRequest:
         header, sealed, self._opener = self._seal()
         _, sealer = open_request(header, sealed, lambda _: key)
         self._response_key = sealer.response_key
-        self._frames = [sealer.seal_data(DELTA), *sealer.seal_end_padding(), sealer.seal_final(FINAL)]
+        self._frames = [sealer.seal_data(DELTA), sealer.seal_final(FINAL)]
         receipt = Receipt(self._opener.transcript_hash, 4, 0, 1, sealer.output_digest())
         self._receipt = sign_receipt(receipt, self._engine)
 

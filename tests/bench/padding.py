@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mcd.engine.seal import FLUSH_INTERVAL_S, FlushPolicy
 from mcd.wire.codec import encode_delta
-from mcd.wire.padding import FINAL_PAD_BYTES, FRAME_PAD_BYTES, end_padding_frames, round_up
+from mcd.wire.padding import FINAL_PAD_BYTES, FRAME_OVERHEAD_BYTES, FRAME_PAD_BYTES, last_frame, round_up
 from mcd.wire.payload import Delta
 
-OVERHEAD_BYTES = 21
-"""Head, and tag of a frame."""
+PACKET_BYTES = 79
+"""What a flush takes below its frame: message 9, yamux 12, Noise 18, TCP and IPv4 40."""
+END_BYTES = 80
+"""A final statement."""
 TOKEN_S, JITTER_S = 0.025, 0.002
 Trace = list[tuple[float, int]]
-"""(second, bytes) of each frame."""
+"""(second, bytes of frames) of what leaves together: the muxer writes it as one message."""
 View = Callable[[Trace], Sequence[float]]
 
 
@@ -37,15 +40,12 @@ def passages(n: int, seed: int = 5) -> list[list[str]]:
 
 
 def trace(words: list[str], rng: random.Random, *, interval_s: float, pad: int, has_end: bool) -> Trace:
-    """The frames of one answer as they leave the engine."""
-    policy, frames, now, total = FlushPolicy(interval_s), [], 0.3, 0
+    """One answer as it leaves its provider."""
+    policy, seen, now = FlushPolicy(interval_s), Counter[float](), 0.3
 
     def send(deltas: list[Delta], at: float) -> None:
-        nonlocal total
         for delta in deltas:
-            padded = round_up(4 + len(encode_delta(delta)), pad)
-            total += padded
-            frames.append((at, padded + OVERHEAD_BYTES))
+            seen[at] += round_up(4 + len(encode_delta(delta)), pad) + FRAME_OVERHEAD_BYTES
 
     for number, word in enumerate(words):
         now += max(JITTER_S, rng.gauss(TOKEN_S, JITTER_S))
@@ -54,8 +54,9 @@ def trace(words: list[str], rng: random.Random, *, interval_s: float, pad: int, 
             send(policy.flush(due), due)
         send(policy.add(Delta(0, word, (1000 + number,)), now), now)
     send(policy.finish(), now)
-    sizes = end_padding_frames(round_up(total, FRAME_PAD_BYTES), len(frames)) if has_end else []
-    return [*frames, *((now, size + OVERHEAD_BYTES) for size in sizes), (now, FINAL_PAD_BYTES + OVERHEAD_BYTES)]
+    end = last_frame(seen.total(), END_BYTES) if has_end else FINAL_PAD_BYTES
+    seen[now] += end + FRAME_OVERHEAD_BYTES
+    return list(seen.items())
 
 
 POLICIES = {
@@ -67,6 +68,7 @@ POLICIES = {
 VIEWS: dict[str, View] = {
     "sizes": lambda seen: [size for _, size in seen],
     "bytes": lambda seen: [sum(size for _, size in seen)],
+    "traffic": lambda seen: [sum(size + PACKET_BYTES for _, size in seen)],
     "duration": lambda seen: [seen[-1][0] - seen[0][0]],
 }
 

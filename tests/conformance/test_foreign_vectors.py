@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from tests.foreign.provider import padding
 from tests.foreign.seal import (
+    FINAL,
     Response,
     SealedRequest,
     check_certificate,
@@ -97,6 +97,9 @@ def sealed_request(vector: dict[str, Any]) -> SealedRequest:
     return SealedRequest(header, sealed, k, e, bytes(32))
 
 
+ANSWER: dict[str, Any] = vectors("mcs1_answers")[0].values[0]
+
+
 @pytest.mark.parametrize("vector", vectors("mcs1_answers"))
 def test_answers(vector: dict[str, Any]) -> None:
     sealed, given = sealed_request(vector), vector["given"]
@@ -136,6 +139,8 @@ def test_receipts(vector: dict[str, Any]) -> None:
         assert [value.hex() if isinstance(value, bytes) else value for value in read] == [given[name] for name in names]
 
 
-def test_padding_of_the_end() -> None:
-    cases = [(1, 1), (4, 8), (4, 9), (40, 100)]
-    assert [padding(*case) for case in cases] == [[3, 2, 2], [], [1], [21]]
+@pytest.mark.parametrize("vector", vectors("mcs1_ends"))
+def test_padding_of_the_end(vector: dict[str, Any]) -> None:
+    response = sealed_request(ANSWER).response(bytes.fromhex(ANSWER["response_key"]))
+    response.n_bytes = vector["given"]["sent_bytes"]
+    assert len(response.seal(FINAL, bytes(vector["given"]["data_bytes"]))) == 5 + vector["last_bytes"] + 16

@@ -16,6 +16,7 @@ from mcd.wire.envelope import SealKey, open_request, transcript_hash
 from mcd.wire.frames import DataFrame, ErrorFrame, FinalFrame, Opener, Sealer
 from mcd.wire.header import ENVELOPE_INVALID, decode_header, encode_header
 from mcd.wire.keyconfig import key_id, verify_key_config
+from mcd.wire.padding import last_frame
 from scripts import make_mcs1_vectors
 
 FOLDER = Path(__file__).parents[2] / "protocol" / "vectors"
@@ -90,7 +91,7 @@ def test_key_config_refused(vector: dict[str, Any]) -> None:
         verify(vector)
 
 
-@pytest.mark.spec("ENV-12", "ENV-14", "ENV-15", "ENV-16", "ENV-21", "ENV-24", "ENV-31")
+@pytest.mark.spec("ENV-12", "ENV-14", "ENV-15", "ENV-16", "ENV-21", "ENV-24", "ENV-26", "ENV-31")
 @pytest.mark.parametrize("vector", vectors("answers", errors=False))
 def test_engine_side(vector: dict[str, Any]) -> None:
     given = vector["given"]
@@ -101,6 +102,13 @@ def test_engine_side(vector: dict[str, Any]) -> None:
     seal = {0: sealer.seal_data, 1: sealer.seal_final, 2: sealer.seal_error}
     assert [seal[part["type"]](bytes.fromhex(part["data"])).hex() for part in given["parts"]] == vector["frames"]
     assert sealer.output_digest().hex() == given["output_digest"]
+
+
+@pytest.mark.spec("ENV-26")
+@pytest.mark.parametrize("vector", vectors("ends", errors=False))
+def test_last_frames(vector: dict[str, Any]) -> None:
+    given = vector["given"]
+    assert last_frame(given["sent_bytes"], given["data_bytes"]) == vector["last_bytes"]
 
 
 @pytest.mark.spec("ENV-15", "ENV-21", "ENV-25", "ENV-31")

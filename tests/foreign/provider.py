@@ -27,24 +27,6 @@ RECORDS = "/modelcloud/records/1.0.0"
 REASONS = TABLES["numbers"]["RefuseReason"]
 LIFETIME_MS = 3_600_000
 N_PROMPT_TOKENS = 7
-MIN_FRAMES = LIMITS["MIN_ANSWER_FRAMES"]
-MIN_UNITS = LIMITS["MIN_ANSWER_PLAIN_BYTES"] // LIMITS["FRAME_PAD_BYTES"]
-MAX_UNITS = LIMITS["MAX_FRAME_PLAIN_BYTES"] // LIMITS["FRAME_PAD_BYTES"]
-
-
-def bucket(n: int, first: int) -> int:
-    """The first bucket that holds n."""
-    while first < n:
-        first += first // 4
-    return first
-
-
-def padding(n_frames: int, n_units: int) -> list[int]:
-    """Units of each empty frame to send behind so many frames of so many units.   [ENV-26]"""
-    n_more = bucket(n_frames, MIN_FRAMES) - n_frames
-    while (units := bucket(n_units + n_more, MIN_UNITS) - n_units) > n_more * MAX_UNITS:
-        n_more = bucket(n_frames + n_more + 1, MIN_FRAMES) - n_frames
-    return [units // n_more + (i < units % n_more) for i in range(n_more)]
 
 
 @dataclass
@@ -155,13 +137,11 @@ class Provider:
         return await stream.close()
 
     def answer(self, response: Response, th: bytes, max_output_tokens: int) -> Iterator[bytes]:
-        """The messages behind `Started`: our text, the padding, the end and its receipt; a word is a token."""
+        """The messages behind `Started`: our text, the end and its receipt; a word is a token."""
         words = self.text.split(" ")
         said = words[: max_output_tokens or len(words)]
         delta = msgpack.packb([0, " ".join(said), list(range(len(said))), "", [], []])
         yield wire.encode("Chunk", response.seal(DATA, delta), len(said))
-        for n_units in padding(1, response.n_plain_bytes // LIMITS["FRAME_PAD_BYTES"]):
-            yield wire.encode("Chunk", response.seal(DATA, b"", n_units), 0)
         digest = response.output_digest()
         usage = [N_PROMPT_TOKENS, len(said), 0, 0]
         final = msgpack.packb([["stop" if said == words else "length"], usage, digest, b""])

@@ -85,6 +85,14 @@ def padded_bytes(n_body: int) -> int:
     return -(-length // unit) * unit
 
 
+def bucket(n_bytes: int) -> int:
+    """The size that a response of so many bytes is padded to.   [ENV-26]"""
+    size = int(LIMITS["MIN_RESPONSE_BYTES"])
+    while size < n_bytes:
+        size += min(size // 4, LIMITS["MAX_BUCKET_STEP_BYTES"])
+    return size
+
+
 class Response:
     """The frames of one answer, at either end: `open` or `seal` one after the other."""
 
@@ -100,7 +108,7 @@ class Response:
             okm += block
         self.aead, self.base, self.salt = ChaCha20Poly1305(okm[:32]), okm[32:44], okm[44:76]
         self.data: list[bytes] = []
-        self.n_frames = self.n_bytes = self.n_plain_bytes = 0
+        self.n_frames = self.n_bytes = 0
         self.has_ended = False
 
     def count(self, frame_bytes: int) -> bytes:
@@ -137,14 +145,15 @@ class Response:
         self.note(kind, plain[4 : 4 + n])
         return kind, plain[4 : 4 + n]
 
-    def seal(self, kind: int, data: bytes, n_units: int = 1) -> bytes:
-        """The next frame, padded to its unit and to no less than so many of them.   [ENV-21] [ENV-24]"""
+    def seal(self, kind: int, data: bytes) -> bytes:
+        """The next frame, padded.   [ENV-21] [ENV-24] [ENV-26]"""
         unit = LIMITS["FRAME_PAD_BYTES" if kind == DATA else "FINAL_PAD_BYTES"]
-        n_plain = max(n_units, -(-(4 + len(data)) // unit)) * unit
+        n_plain = -(-(4 + len(data)) // unit) * unit
+        if kind != DATA:
+            n_plain = min(bucket(self.n_bytes + n_plain + 21) - self.n_bytes - 21, LIMITS["MAX_FRAME_PLAIN_BYTES"])
         head = bytes([kind]) + (n_plain + 16).to_bytes(4, "big")
         plain = len(data).to_bytes(4, "big") + data + bytes(n_plain - 4 - len(data))
         frame = head + self.aead.encrypt(self.count(len(head) + n_plain + 16), plain, head)
-        self.n_plain_bytes += n_plain
         self.note(kind, data)
         return frame
 

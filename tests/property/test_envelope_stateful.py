@@ -8,15 +8,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mcd.errors import EnvelopeError
 from mcd.wire.envelope import open_request
-from mcd.wire.frames import FinalFrame, Opener, Sealer
+from mcd.wire.frames import MAX_RESPONSE_BYTES, FinalFrame, Opener, Sealer
 from mcd.wire.header import decode_header
 from mcd.wire.keyconfig import parse_key_config, verify_certificate
 from mcd.wire.padding import (
-    FRAME_PAD_BYTES,
+    FRAME_OVERHEAD_BYTES,
     MAX_FRAME_PLAIN_BYTES,
-    MIN_ANSWER_PLAIN_BYTES,
+    MIN_RESPONSE_BYTES,
     bucket,
-    end_padding_frames,
+    last_frame,
     padme,
 )
 from tests.unit.envelope_kit import KEYS, PEER, find_key, pair, sealed
@@ -142,25 +142,21 @@ def test_no_bytes_make_a_parser_fail_otherwise(data: bytes) -> None:
 def test_any_answer_arrives_whole_and_padded(parts: list[bytes], final: bytes) -> None:
     sealer, opener = pair(1)
     frames = [sealer.seal_data(part) for part in parts]
-    frames += sealer.seal_end_padding()
     opened = [opener.open_frame(frame).plaintext for frame in frames]
     assert b"".join(opened) == b"".join(parts)
-    assert isinstance(opener.open_frame(sealer.seal_final(final)), FinalFrame)
+    end = sealer.seal_final(final)
+    assert opener.open_frame(end) == FinalFrame(final)
     assert opener.output_digest() == sealer.output_digest()
-    total = sum(len(frame) - 21 for frame in frames)
-    assert total >= MIN_ANSWER_PLAIN_BYTES
-    assert end_padding_frames(total, len(frames)) == []
+    total = sum(len(frame) for frame in [*frames, end])
+    assert total == bucket(total)
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.integers(1, 250_000), st.integers(1, 100_000))
-def test_padding_only_grows_and_ends_in_a_bucket(n_units: int, n_frames: int) -> None:
-    assert n_units <= padme(n_units) <= n_units * 1.125 + 1
-    if not n_frames <= n_units <= n_frames * 1024:
-        return  # a frame has between one unit and 1024
-    sizes = end_padding_frames(n_units * FRAME_PAD_BYTES, n_frames)
-    assert all(0 < size <= MAX_FRAME_PLAIN_BYTES and size % FRAME_PAD_BYTES == 0 for size in sizes)
-    total, frames = n_units + sum(sizes) // FRAME_PAD_BYTES, n_frames + len(sizes)
-    assert (total, frames) == (bucket(total, 8), bucket(frames, 4))
-    assert frames <= max(4, n_frames * 1.6)
-    assert total <= max(10, n_units * 1.8)
+@given(st.integers(0, MAX_RESPONSE_BYTES // 2), st.integers(0, MAX_FRAME_PLAIN_BYTES - 4))
+def test_padding_only_grows_and_ends_in_a_bucket(sent_bytes: int, data_bytes: int) -> None:
+    assert sent_bytes <= padme(sent_bytes) <= sent_bytes * 1.125 + 1
+    last_bytes = last_frame(sent_bytes, data_bytes)
+    assert 4 + data_bytes <= last_bytes <= MAX_FRAME_PLAIN_BYTES
+    total = sent_bytes + last_bytes + FRAME_OVERHEAD_BYTES
+    assert total == bucket(total) or last_bytes == MAX_FRAME_PLAIN_BYTES
+    assert total <= max(MIN_RESPONSE_BYTES, 1.25 * (sent_bytes + data_bytes + 280))

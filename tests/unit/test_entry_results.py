@@ -13,7 +13,7 @@ from mcd.errors import InvalidRequestError, RemoteProtocolError
 from mcd.wire.codec import decode_part, encode_part
 from mcd.wire.frames import MAX_RESPONSE_BYTES
 from mcd.wire.messages import MAX_TOKENS_PER_CHUNK
-from mcd.wire.padding import MAX_FRAME_PLAIN_BYTES, end_padding_frames
+from mcd.wire.padding import MAX_FRAME_PLAIN_BYTES, bucket
 from mcd.wire.payload import (
     MAX_TEXT_CHARS_PER_FRAME,
     MAX_VECTOR_BYTES,
@@ -132,11 +132,8 @@ def test_more_than_a_response_holds_is_refused_with_what_to_do() -> None:
         split_text("\U0001f600" * MAX_PARTS * MAX_TEXT_CHARS_PER_FRAME),
     )
     for parts in dearest:
-        n_bytes = sum(len(encode_part(part)) + 64 for part in parts)
-        padding = end_padding_frames(n_bytes, len(parts))
-        assert (
-            n_bytes + sum(padding) + 32 * (len(parts) + len(padding)) < MAX_RESPONSE_BYTES - MAX_FRAME_PLAIN_BYTES * 2
-        )
+        n_bytes = sum(len(encode_part(part)) + 96 for part in parts)
+        assert bucket(n_bytes) < MAX_RESPONSE_BYTES
     with pytest.raises(InvalidRequestError, match="several requests") as too_many:
         split_tokens(range(most + 1), "content")
     assert too_many.value.param == "content"

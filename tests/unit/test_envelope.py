@@ -26,7 +26,14 @@ from mcd.wire.frames import (
 from mcd.wire.header import Header, decode_header, encode_header
 from mcd.wire.keyconfig import KeyConfig, choose_config, key_id, sign_key_config, verify_key_config
 from mcd.wire.messages import MAX_BODY_BYTES, MAX_SEALED_FRAME_BYTES
-from mcd.wire.padding import MAX_FRAME_PLAIN_BYTES, bucket, end_padding_frames, padme
+from mcd.wire.padding import (
+    FRAME_OVERHEAD_BYTES,
+    MAX_FRAME_PLAIN_BYTES,
+    MIN_RESPONSE_BYTES,
+    bucket,
+    last_frame,
+    padme,
+)
 from mcd.wire.signing import SigningKey
 from tests.unit.envelope_kit import CERTIFICATE, CONFIGS, ENGINE, KEYS, MODEL, NOW_MS, PEER, find_key, pair, sealed
 
@@ -209,54 +216,49 @@ def test_answers_of_near_lengths_look_the_same() -> None:
     def sizes(words: list[int], final: bytes) -> list[int]:
         sealer, _ = pair()
         frames = [sealer.seal_data(b"w" * n) for n in words]
-        frames += sealer.seal_end_padding()
         return [len(frame) for frame in [*frames, sealer.seal_final(final)]]
 
     assert sizes([5, 40, 44, 41, 38], b"stop, 40 tokens") == sizes([4, 47, 51, 39, 39], b"length, 1000000 tokens")
 
 
 @pytest.mark.spec("ENV-26")
-def test_buckets_grow_by_a_quarter() -> None:
-    assert [bucket(n, 4) for n in (0, 4, 5, 9, 11, 13, 100)] == [4, 4, 5, 10, 12, 15, 121]
-    for low, high in pairwise(sorted({bucket(n, 8) for n in range(5000)})):
-        assert 1 < high / low <= 1.25
+def test_buckets_grow_by_a_quarter_or_what_a_frame_fills() -> None:
+    assert [bucket(n) for n in (0, 1024, 1025, 1281, 2001, 100_000)] == [1024, 1024, 1280, 1600, 2500, 110_965]
+    for low, high in pairwise(sorted({bucket(n) for n in range(0, 1_000_000, 100)})):
+        assert high - low == min(low // 4, 49_152)
 
 
 @pytest.mark.spec("ENV-26")
 @pytest.mark.parametrize(
-    ("n_units", "n_frames", "n_new_units"),
-    [(1, 1, [3, 2, 2]), (8, 4, []), (9, 4, [1]), (100, 40, [21]), (40, 40, [1])],
+    ("sent_bytes", "data_bytes", "last_bytes"),
+    [
+        (0, 80, 1003),
+        (85, 80, 918),
+        (747, 80, 256),
+        (748, 80, 511),
+        (85, 260, 918),
+        (300_000, 80, 15_010),
+    ],
 )
-def test_end_padding_examples(n_units: int, n_frames: int, n_new_units: list[int]) -> None:
-    assert end_padding_frames(n_units * 64, n_frames) == [64 * n for n in n_new_units]
+def test_last_frame_examples(sent_bytes: int, data_bytes: int, last_bytes: int) -> None:
+    assert last_frame(sent_bytes, data_bytes) == last_bytes
 
 
 @pytest.mark.spec("ENV-26")
 def test_totals_fall_into_few_buckets() -> None:
-    """Bytes and number of frames both; else the frames' overhead would tell their number to who counts bytes."""
+    """Overhead of the frames counted; else it would tell their number to who counts bytes."""
     totals = set()
     for n_frames in range(1, 120):
         for n_units in range(n_frames, 4 * n_frames):
-            sizes = end_padding_frames(64 * n_units, n_frames)
-            assert all(size % 64 == 0 and 0 < size <= MAX_FRAME_PLAIN_BYTES for size in sizes)
-            totals.add((n_units + sum(sizes) // 64, n_frames + len(sizes)))
-    assert {units for units, _ in totals} <= {bucket(n, 8) for n in range(700)}
-    assert {frames for _, frames in totals} <= {bucket(n, 4) for n in range(200)}
-    assert len(totals) < 150  # of 21,420 pairs
-
-
-@pytest.mark.spec("ENV-26", "ENV-27")
-def test_end_padding_of_large_frames_stays_within_the_frame_limit() -> None:
-    for n_frames in (5, 77, 190):
-        sizes = end_padding_frames(n_frames * MAX_FRAME_PLAIN_BYTES, n_frames)
-        assert max(sizes) <= MAX_FRAME_PLAIN_BYTES
+            sent_bytes = n_frames * FRAME_OVERHEAD_BYTES + 64 * n_units
+            totals.add(sent_bytes + last_frame(sent_bytes, 80) + FRAME_OVERHEAD_BYTES)
+    assert totals <= {bucket(n) for n in totals}
+    assert len(totals) == 17  # of 21,420 pairs
 
 
 @pytest.mark.spec("ENV-26")
-def test_end_padding_is_dropped_where_it_would_not_fit() -> None:
-    sealer, _ = pair()
-    sealer._padded_bytes, sealer._n_bytes = 12_000_000, MAX_RESPONSE_BYTES - _END_RESERVE_BYTES - 64
-    assert sealer.seal_end_padding() == []
+def test_an_error_looks_like_the_shortest_answer() -> None:
+    assert len(pair()[0].seal_error(b"too long")) == MIN_RESPONSE_BYTES
 
 
 # --- the response ---
@@ -268,8 +270,6 @@ def test_response_round_trip(suite: int) -> None:
     sealer, opener = pair(suite)
     assert opener.open_frame(sealer.seal_data(b"one")) == DataFrame(b"one")
     assert opener.open_frame(sealer.seal_data(b"")) == DataFrame(b"")
-    for frame in sealer.seal_end_padding():
-        assert opener.open_frame(frame) == DataFrame(b"")
     assert not opener.is_finished
     assert opener.open_frame(sealer.seal_final(b"end")) == FinalFrame(b"end")
     assert opener.is_finished
