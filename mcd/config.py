@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Literal
@@ -71,7 +72,7 @@ def control_path(home: Path) -> Path:
         ConfigError: The path is too long for a unix socket.
     """
     path = home / CONTROL_SOCKET
-    if len(str(path).encode()) > MAX_UNIX_PATH_BYTES:
+    if len(os.fsencode(path)) > MAX_UNIX_PATH_BYTES:
         raise ConfigError(f"--home {home} is too long for a unix socket; choose a path under 90 characters")
     return path
 

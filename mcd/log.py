@@ -8,6 +8,7 @@ a bool or a short plain string. CONVENTIONS 41-43.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -54,8 +55,9 @@ class Log:
         for key, value in fields.items():
             line[key] = value[:MAX_VALUE_CHARS] if isinstance(value, str) else value
         text = _words(line) if self._is_for_people else msgspec.json.encode(line).decode()
-        self._out.write(text + "\n")
-        self._out.flush()
+        with contextlib.suppress(OSError):  # the disk is full or the reader gone: no reason to stop serving
+            self._out.write(text + "\n")
+            self._out.flush()
 
     def debug(self, name: str, **fields: Value) -> None:
         """Write at debug level."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,9 +29,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a name from mcd models (default: one served here)")
     parser.add_argument("-m", dest="message", metavar="TEXT", help="ask this and exit (else stdin or a conversation)")
     parser.add_argument("--system", metavar="TEXT", help="how the model should behave")
-    parser.add_argument("--temperature", type=float, metavar="T", help="0 is the most likely answer")
+    parser.add_argument("--temperature", type=number, metavar="T", help="0 is the most likely answer")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="at most this long")
     client.add_flags(parser)
+
+
+def number(text: str) -> float:
+    """A number that JSON can say."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -135,7 +144,7 @@ class _Asker:
         connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
         response = connection.getresponse()
         if response.status != http.client.OK:
-            raise _refusal(json.loads(response.read())["error"])
+            raise exits.refusal(json.loads(response.read())["error"])
         return response
 
 
@@ -147,14 +156,10 @@ def _read_line(line: bytes, reply: _Reply) -> str:
         return ""
     chunk = json.loads(line.removeprefix(b"data: "))
     if "error" in chunk:
-        raise _refusal(chunk["error"])
+        raise exits.refusal(chunk["error"])
     if chunk.get("usage"):
         reply.n_tokens = chunk["usage"]["completion_tokens"]
     return "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
-
-
-def _refusal(error: Mapping[str, Any]) -> CommandError:
-    return CommandError(str(error["message"]), exits.for_code(error["code"]))
 
 
 def _ask_once(asker: _Asker, messages: list[Message], *, is_json: bool) -> int:

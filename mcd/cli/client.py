@@ -38,7 +38,7 @@ def ask(home: Path, question: str, **query: str | int) -> Any:
     Raises:
         CommandError: No daemon runs in this home (exit 3), or it answered with an error.
     """
-    path = f"/{question}?{urlencode(query)}" if query else f"/{question}"
+    path = f"/{question}?{urlencode(query, errors='replace')}" if query else f"/{question}"
     connection = _UnixConnection(control_path(home))
     try:
         connection.request("GET", path)
@@ -51,8 +51,7 @@ def ask(home: Path, question: str, **query: str | int) -> Any:
     finally:
         connection.close()
     if response.status != http.client.OK:
-        error = answer["error"]
-        raise CommandError(error["message"], exits.for_code(error["code"]))
+        raise exits.refusal(answer["error"])
     return answer
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from mcd.errors import McdError
 
 OK = 0
@@ -13,6 +16,13 @@ NOT_FOUND = 4
 INTERRUPTED = 130
 """What shells report after Ctrl-C."""
 
+_FLAGS = {
+    "temperature": "--temperature",
+    "max_tokens": "--max-tokens",
+    "n_prompt_tokens": "--prompt-tokens",
+    "n_output_tokens": "--output-tokens",
+}
+"""What people type for a parameter of the API or the control socket."""
 _CODES = {"model_not_found": NOT_FOUND, "no_peer_available": NOT_FOUND, "config_invalid": USAGE}
 
 
@@ -32,3 +42,11 @@ def exit_code(error: McdError) -> int:
 def for_code(code: str | None) -> int:
     """The exit code of an error that an API or the daemon reported by its code."""
     return _CODES.get(code or "", ERROR)
+
+
+def refusal(error: Mapping[str, Any]) -> CommandError:
+    """What to say of an error body of the API or the control socket; of a flag in the flag's name."""
+    message, param = str(error["message"]), error.get("param")
+    if param in _FLAGS:
+        return CommandError(message.replace(param, _FLAGS[param]), USAGE)
+    return CommandError(message, for_code(error["code"]))

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from mcd import __version__
 from mcd.cli import exits
-from mcd.errors import McdError
+from mcd.errors import McdError, system_reason
 
 COMMANDS = {
     "run": ("run", "start a peer: the API, and with --cpu or --gpu also a provider"),
@@ -61,6 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exits.INTERRUPTED
     except BrokenPipeError:
         # The reader, such as `head`, has enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.ERROR
+    except OSError as problem:
+        print(f"mcd {args.command}: {system_reason(problem)}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exits.ERROR
     return code

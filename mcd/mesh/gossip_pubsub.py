@@ -57,7 +57,7 @@ def origin_key(from_id: bytes) -> bytes | None:
 
 
 def is_signed(message: Any) -> bool:
-    """Whether the pubsub message was signed by the peer it names as its origin.   [DISC-13]"""
+    """Whether the pubsub message was signed by the peer it names as its origin.   [DISC-17]"""
     key = origin_key(message.from_id)
     if key is None or len(message.seqno) != SEQNO_BYTES:
         return False

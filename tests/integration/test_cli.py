@@ -118,7 +118,8 @@ def test_route(home: Path) -> None:
     unknown = mcd("route", "gpt-4o", home=home)
     assert (unknown.returncode, unknown.stdout) == (4, "")
     assert unknown.stderr.startswith("mcd route: no peer serves this model")
-    assert mcd("route", MODEL, "--prompt-tokens", "0", home=home).returncode == 1
+    refused = mcd("route", MODEL, "--prompt-tokens", "0", home=home)
+    assert (refused.returncode, refused.stderr) == (2, "mcd route: --prompt-tokens must be between 1 and 1048576\n")
 
 
 def test_chat_streams_once_or_from_stdin(home: Path) -> None:
@@ -132,7 +133,10 @@ def test_chat_streams_once_or_from_stdin(home: Path) -> None:
     assert whole["choices"][0]["message"]["content"] == "Grüße 🌍"
     unknown = mcd("chat", "gpt-4o", "-m", "hi", home=home)
     assert (unknown.returncode, unknown.stdout) == (4, "")
-    assert mcd("chat", MODEL, "--temperature", "9", "-m", "hi", home=home).returncode == 1
+    for temperature in ("9", "nan"):
+        refused = mcd("chat", MODEL, "--temperature", temperature, "-m", "hi", home=home)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "--temperature" in refused.stderr
     assert mcd("chat", MODEL, home=home, stdin=" \n").returncode == 2
 
 
@@ -189,6 +193,18 @@ def test_without_a_daemon_commands_exit_3_and_say_what_to_do(words: list[str], t
     done = mcd(*words, home=tmp_path)
     assert (done.returncode, done.stdout) == (3, "")
     assert "mcd run" in done.stderr
+
+
+def test_names_that_are_no_text_are_unknown_and_a_full_disk_is_said(home: Path) -> None:
+    for words, code in ((["route", "\udcff"], 4), (["status", "--home", "/tmp/\udcff"], 3)):
+        done = mcd(*words, home=None if "--home" in words else home)
+        assert done.returncode == code
+        assert "Traceback" not in done.stderr
+    full = subprocess.run(
+        f"{sys.executable} -m mcd status --home {home} > /dev/full",
+        cwd=ROOT, shell=True, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (full.returncode, full.stderr) == (1, "mcd status: No space left on device\n")
 
 
 def test_a_reader_that_has_enough_is_no_error_message(home: Path) -> None:

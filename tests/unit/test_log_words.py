@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import re
@@ -47,3 +48,13 @@ def test_what_a_peer_chose_does_not_steer_the_terminal(monkeypatch: pytest.Monke
     terminal = Terminal()
     Log(out=terminal).info("failover", alias="\x1b[2Jx\r\nforged line", detail="\x9b31m\u202e")
     assert lines_of(terminal) == ["failover  alias=?[2Jx??forged line  ?31m?"]
+
+
+def test_a_log_that_cannot_be_written_stops_nothing() -> None:
+    """A full disk, or a terminal that was closed, ended the daemon at its next line."""
+
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "no space")
+
+    Log(out=Full()).error("engine_failed", alias="a")
