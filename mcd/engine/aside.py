@@ -10,9 +10,12 @@ import heapq
 import itertools
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
+
+from mcd.units import Seconds
 
 T = TypeVar("T")
 
@@ -29,18 +32,22 @@ _start = threading.Lock()
 class Outcome(Generic[T]):
     """What a call came to. Owner: the thread until it is handed over."""
 
-    __slots__ = ("_error", "_value")
+    __slots__ = ("_error", "_value", "took_s")
 
     def __init__(self) -> None:
+        self.took_s: Seconds = 0.0
+        """Processor time of the call."""
         self._value: T | None = None
         self._error: Exception | None = None
 
     def run(self, call: Callable[[], T]) -> None:
         """Call, and keep what it gives or raises."""
+        began_s = time.thread_time()
         try:
             self._value = call()
         except Exception as error:  # noqa: BLE001 - nothing is swallowed: `take` raises it where somebody listens
             self._error = error
+        self.took_s = time.thread_time() - began_s
 
     def take(self) -> T:
         """The value; raises what the call raised."""

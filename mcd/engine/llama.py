@@ -15,6 +15,7 @@ from mcd.engine.active import Active
 from mcd.engine.aside import Outcome
 from mcd.engine.backend import MAX_WAITING, MAX_WAITING_BYTES, Facts, Job, Task, n_pictures, not_done
 from mcd.engine.binding import Bindings
+from mcd.engine.choosing import MAX_CHOICE_S
 from mcd.engine.compiler import Compiled, Dialect
 from mcd.engine.compiling import Compiling
 from mcd.engine.fit import CHECKPOINT_SHARE
@@ -33,6 +34,12 @@ from mcd.errors import ContextLengthError, InvalidRequestError, UnsupportedError
 from mcd.units import Seconds
 from mcd.wire.messages import RefuseReason
 from mcd.wire.payload import Usage
+
+_UNFOLLOWED = {
+    "dead end": "the answer cannot go on: no token of this model fits what must come next",
+    "too slow": f"finding one token that the schema allows takes over {MAX_CHOICE_S:g} s; give it fewer alternatives",
+}
+"""Why an answer ends that cannot keep to what binds it."""
 
 
 class LlamaBackend:
@@ -252,7 +259,7 @@ class LlamaBackend:
 
     def wakers(self) -> Items[int]:
         """The processes that write prompts, and what threads do; decoding is done in `step`."""
-        return (*self._prompts.wakers(), *self._bindings.wakers(), self._lexicon.waker(), self._scheduler.fileno())
+        return (*self._prompts.wakers(), *self._bindings.wakers(), self._lexicon.waker(), *self._scheduler.wakers())
 
     def cancel(self, job_id: int, n_results: int = 0) -> Usage:
         """Free the job's slots."""
@@ -357,12 +364,13 @@ class LlamaBackend:
             self.cancel(sequence.job.id)
             active.job.sink.broken(FailureCode.COMPUTE)
             return
-        if sequence.finish_reason == "dead end":
+        if sequence.finish_reason in _UNFOLLOWED:
             self.cancel(sequence.job.id)
             if any(each.n_generated for each in active.sequences):  # too late for an error of the request's
                 active.job.sink.broken(FailureCode.COMPUTE)
             else:
-                active.job.sink.failed(_dead_end(active.job.request))
+                request = active.job.request
+                active.job.sink.failed(UnsupportedError(_UNFOLLOWED[sequence.finish_reason], param=param_of(request)))
             return
         active.n_ended += 1
         if active.n_ended == len(active.sequences):
@@ -377,12 +385,6 @@ class LlamaBackend:
         sees = ("vision",) if self._prompts.vision is not None else ()
         # a template that shows no tools has them described
         return ("chat", "completions", "json-schema", "tools", "tokenize", *sees)
-
-
-def _dead_end(request: ChatRequest) -> UnsupportedError:
-    return UnsupportedError(
-        "the answer cannot go on: no token of this model fits what must come next", param=param_of(request)
-    )
 
 
 def _offers_tools(request: ChatRequest) -> bool:

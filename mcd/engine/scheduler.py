@@ -100,9 +100,9 @@ class Scheduler:
         due_at = self._tidy.due_at(is_idle=not self._running)
         return None if due_at is None else max(0.0, due_at - now)
 
-    def fileno(self) -> int:
-        """Readable when a step has a token that was chosen beside it."""
-        return self._choosing.fileno()
+    def wakers(self) -> tuple[int, int]:
+        """Each readable when a step has a token that was chosen beside it."""
+        return self._choosing.wakers()
 
     def close(self) -> None:
         """Compute no more; what threads choose is awaited."""

@@ -11,7 +11,7 @@ from mcd.engine.backend import Job, Piece
 from mcd.engine.candidates import Floats
 from mcd.engine.model import Model
 from mcd.engine.parsers.message import MessageParser
-from mcd.engine.sampler import DEAD_END, Sampler
+from mcd.engine.sampler import DEAD_END, TOO_SLOW, Sampler
 from mcd.engine.slots import Slot
 from mcd.engine.spans import Span
 from mcd.engine.text import Characters, Stops
@@ -120,6 +120,9 @@ class Sequence:
         """
         if token == DEAD_END and model.end_token >= 0:  # a model without an end ends where its answer may
             self._finish("dead end")
+            return None
+        if token == TOO_SLOW:
+            self._finish("too slow")
             return None
         self.last_token = token
         shown = self._show(token)

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from mcd.api.request import ChatRequest, ResponseFormat, ToolFunction
-from mcd.engine import compiler, sampler
+from mcd.engine import choosing, compiler, sampler
 from mcd.engine.active import Active
 from mcd.engine.backend import Job
 from mcd.engine.compiler import Compiled, Dialect
@@ -352,6 +352,33 @@ def test_tokens_go_on_while_a_grammar_works(
     assert told(held.pieces) == told(plain.pieces)
 
 
+def test_a_slow_grammar_delays_none_that_has_few_ways(
+    engine: Engine, stream: Ended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread computed all masks, and one of them may take nine seconds."""
+    wide = {"enum": [f"{chr(0x4E00 + i)}" for i in range(sampler.QUICK_WAYS + 8)]}
+    gate, masked = threading.Event(), Sampler._masked
+    n_held = 0
+
+    def slow(self: Sampler, *args: Any) -> int:
+        nonlocal n_held
+        if not self.is_quick:
+            n_held += 1
+            assert gate.wait(60)
+        return masked(self, *args)
+
+    monkeypatch.setattr(Sampler, "_masked", slow)
+    _, held = engine.submit(form(wide, max_tokens=100, n=2))
+    while not n_held:
+        engine.step()
+    quick = engine.answer(form(SHORT, max_tokens=100))
+    assert set(json.loads(told(quick.pieces)[0])) == {"on", "n"}
+    assert (held.is_over, n_held) == (False, 1)
+    gate.set()
+    engine.run(held)
+    assert held.end is not None
+
+
 @pytest.mark.parametrize("kind", ["schema", "required", "auto"])
 def test_a_large_grammar_chooses_as_a_small_one_does(
     engine: Engine, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -425,6 +452,25 @@ def test_the_loop_spends_no_time_on_hostile_schemas(engine: Engine, stream: Ende
     assert len(stream.tokens) > n_before + 20
     assert engine.slowest_s < 0.15
     assert [shown.end is not None for shown in asked] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("n_tokens", [0, 3])
+def test_a_token_that_takes_too_long_to_choose_ends_its_request_alone(
+    engine: Engine, stream: Ended, n_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted, shown = Counted(monkeypatch), Ended()
+    engine.backend.submit(Job(1001, form(SHORT, max_tokens=100), shown))
+    engine.run(shown, n_tokens)
+    monkeypatch.setattr(choosing, "MAX_CHOICE_S", 0.0)
+    n_before = len(stream.tokens)
+    engine.run(shown)
+    if n_tokens:
+        assert shown.code == FailureCode.COMPUTE
+    else:
+        assert isinstance(shown.error, UnsupportedError)
+        assert (shown.error.param, "takes over 20 s" in shown.error.message) == ("response_format", True)
+    engine.run(stream, n_before + 20)
+    assert not counted.alive
 
 
 @pytest.mark.parametrize("n_tokens", [0, 3])
