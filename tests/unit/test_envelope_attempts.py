@@ -43,7 +43,8 @@ async def test_two_attempts_share_neither_request_id_nor_sealed_bytes() -> None:
     mesh = Unreachable()
     clock = SimpleNamespace(now=lambda: 0.0, unix_ms=lambda: NOW_MS)
     session = Session(mesh, Keys(), clock)  # type: ignore[arg-type]  # what one attempt touches
-    candidate = SimpleNamespace(peer_id="peer", name="", model=SimpleNamespace(digest=MODEL, alias="m"))
+    model = SimpleNamespace(digest=MODEL, alias="m", n_ctx=4096, capabilities=("chat",))
+    candidate = SimpleNamespace(peer_id="peer", name="", model=model)
     asked = Asked(ChatRequest(model="m", messages=(ChatMessage("user", "hello"),)))
     for _ in range(2):
         with pytest.raises(StreamBrokenError):
