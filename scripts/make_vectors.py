@@ -1,4 +1,4 @@
-"""Write protocol/vectors/{frames,messages,records,info,kinds,receipts,peer_ids}.json from fixed keys and times.
+"""Write protocol/vectors/{frames,messages,records,info,kinds,receipts,signatures,peer_ids}.json, keys and times fixed.
 
 `--check` only says whether they are up to date. Message vectors come from messages.toml alone (`vector_cases`); the
 signed ones (`signed_cases`) from `mcd.wire`, whose bytes the conformance tests compare with an independent codec.
@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))  # so that it also runs by its path
 
 from mcd.wire.framing import frame  # noqa: E402
 from scripts.kind_cases import kinds  # noqa: E402
+from scripts.signature_cases import signatures  # noqa: E402
 from scripts.signed_cases import info, peer_ids, receipts, records  # noqa: E402
 from scripts.vector_cases import Cases, as_json, spell  # noqa: E402
 
@@ -161,6 +162,7 @@ def build() -> dict[str, str]:
         "info": info(),
         "kinds": kinds(),
         "receipts": receipts(),
+        "signatures": signatures(),
         "peer_ids": peer_ids(),
     }
     return {

@@ -14,8 +14,6 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from google.protobuf.message import DecodeError
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.io.exceptions import IOException, MessageTooLarge
@@ -27,7 +25,7 @@ from libp2p.pubsub.pubsub import Pubsub
 from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
 from mcd.ids import PeerId
-from mcd.wire.signing import is_weak
+from mcd.wire.signing import has_signed, is_weak
 
 if TYPE_CHECKING:
     from mcd.mesh.intake import Intake
@@ -62,11 +60,7 @@ def is_signed(message: Any) -> bool:
     if key is None or len(message.seqno) != SEQNO_BYTES:
         return False
     bare = rpc_pb2.Message(from_id=message.from_id, data=message.data, seqno=message.seqno, topicIDs=message.topicIDs)
-    try:
-        Ed25519PublicKey.from_public_bytes(key).verify(message.signature, SIGNING_PREFIX + bare.SerializeToString())
-    except (InvalidSignature, ValueError):
-        return False
-    return True
+    return has_signed(key, SIGNING_PREFIX + bare.SerializeToString(), message.signature)
 
 
 async def _reset(stream: Any) -> None:

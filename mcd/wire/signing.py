@@ -7,8 +7,9 @@ re-encoding: MessagePack has many spellings of one value.   [ID-10]
 
 from __future__ import annotations
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nacl.bindings import crypto_sign_open
+from nacl.exceptions import BadSignatureError
 
 from mcd.errors import LocalProtocolError, RemoteProtocolError
 from mcd.ids import PeerId
@@ -69,11 +70,19 @@ class SigningKey:
 
 def verify(public_key: bytes, label: bytes, body: bytes, signature: bytes) -> bool:
     """Whether ``signature`` over ``label | body`` was made by the owner of ``public_key``; no input raises."""
+    return has_signed(public_key, _labelled(label, body), signature)
+
+
+def has_signed(public_key: bytes, signed: bytes, signature: bytes) -> bool:
+    """Whether a signature holds, by the one rule that leaves no library a choice.   [ID-12] [ID-13] [ID-14]
+
+    The rule is libsodium's, which takes half of OpenSSL's time for it.
+    """
     if len(public_key) != KEY_BYTES or len(signature) != SIGNATURE_BYTES or is_weak(public_key):
         return False
     try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, _labelled(label, body))
-    except (InvalidSignature, ValueError):
+        crypto_sign_open(signature + signed, public_key)
+    except BadSignatureError:
         return False
     return True
 

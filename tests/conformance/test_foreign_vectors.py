@@ -20,7 +20,7 @@ from tests.foreign.seal import (
     read_receipt,
 )
 from tests.foreign.transport import PeerError, key_of, peer_id
-from tests.foreign.wire import MESSAGES, check_record, decode, decode_struct
+from tests.foreign.wire import MESSAGES, check_record, decode, decode_struct, verify
 
 FOLDER = Path(__file__).parents[2] / "protocol" / "vectors"
 PROTOCOLS = {message["protocol"] for message in MESSAGES.values()}
@@ -74,6 +74,17 @@ def test_records(vector: dict[str, Any]) -> None:
             check_record(signed, network, now_ms)
     else:
         assert check_record(signed, network, now_ms)["seq"] == vector["given"]["record"]["seq"]
+
+
+@pytest.mark.parametrize("vector", vectors("signatures"))
+def test_signatures(vector: dict[str, Any]) -> None:
+    key, signature, signed = (bytes.fromhex(vector[name]) for name in ("public_key", "signature", "bytes"))
+    try:
+        verify(key, signature, signed)
+    except PeerError:
+        assert refused(vector)
+    else:
+        assert not refused(vector)
 
 
 @pytest.mark.parametrize("vector", vectors("mcs1_keys"))

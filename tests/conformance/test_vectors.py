@@ -21,6 +21,7 @@ from mcd.wire.signing import (
     RECEIPT_FORGED,
     SigningKey,
     check_receipt,
+    has_signed,
     peer_id,
     public_key_of,
     sign_receipt,
@@ -197,6 +198,13 @@ def test_kinds() -> None:
 
 
 # --- what is signed ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.spec("ID-14")
+@pytest.mark.parametrize("vector", load("signatures"), ids=lambda vector: vector["comment"])
+def test_signatures(vector: Vector) -> None:
+    key, signature, signed = (bytes.fromhex(vector[name]) for name in ("public_key", "signature", "bytes"))
+    assert has_signed(key, signed, signature) == ("error" not in vector)
 
 
 def check_record(vector: Vector) -> None:

@@ -111,13 +111,14 @@ async def receive(stream: Stream, limit: int) -> bytes:
 
 
 def verify(key: bytes, signature: bytes, signed: bytes) -> None:
-    """Refuse a signature that is not this key's, and every one by a key of small order.   [ID-12] [ID-13]
+    """Refuse a signature that is not this key's, and every one by a key of small order.   [ID-12] [ID-13] [ID-14]
 
     The eight points of small order are those with y = 0, y = 1, y = -1 or d y^4 + 2 y^2 = 1, in any encoding.
     """
-    y = int.from_bytes(key, "little") % 2**255
-    if y * (y**2 - 1) * (D * y**4 + 2 * y**2 - 1) % P == 0:
-        raise PeerError("signature")
+    for point in (key, signature[:32]):
+        y = int.from_bytes(point, "little") % 2**255
+        if y >= P or y * (y**2 - 1) * (D * y**4 + 2 * y**2 - 1) % P == 0:
+            raise PeerError("signature")
     try:
         Ed25519PublicKey.from_public_bytes(key).verify(signature, signed)
     except (InvalidSignature, ValueError) as wrong:
