@@ -50,9 +50,13 @@ class Outcome(Generic[T]):
         self.took_s = time.thread_time() - began_s
 
     def take(self) -> T:
-        """The value; raises what the call raised."""
-        if self._error is not None:
-            raise self._error
+        """The value; raises what the call raised, once: who holds his own traceback is never freed."""
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
         assert self._value is not None
         return self._value
 

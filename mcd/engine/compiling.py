@@ -92,7 +92,7 @@ class Compiling:
         try:
             compiled = _result(answered[1], param)
         except UserError as error:
-            return [*done, (answered[0], error)]
+            return [*done, (answered[0], error.with_traceback(None))]  # whose frames hold the request, and so it them
         if key:
             self.kept.keep(key, compiled, now)
         return [*done, (answered[0], compiled)]

@@ -108,7 +108,7 @@ class Decoding:
             album.done.append(_picture(answer, album.left.popleft()))
         except UserError as error:
             self._waiting.popleft()
-            return album.job_id, error
+            return album.job_id, error.with_traceback(None)  # whose frames hold the request, and so it them
         if album.left:
             return None
         self._waiting.popleft()

@@ -96,7 +96,7 @@ class Rendering:
         try:
             return answered[0], _result(answered[1])
         except UserError as error:
-            return answered[0], error
+            return answered[0], error.with_traceback(None)  # whose frames hold the request, and so it them
 
     def close(self) -> None:
         """End the process: it ends when its channel does."""

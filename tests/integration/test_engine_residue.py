@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
-from mcd.api.request import ChatRequest, CompletionRequest
+from mcd.api.request import ChatRequest, CompletionRequest, ResponseFormat, ToolFunction
 from mcd.api.tasks import EmbeddingsRequest, RerankRequest, TokenizeRequest
 from mcd.engine import supervise
 from mcd.engine.catalogue import EngineSpec, resolve
@@ -94,6 +95,28 @@ async def test_nothing_of_a_finished_request_is_left_in_the_heap(nano: EngineSpe
             assert await left(side, needles) == set()
             assert len(answer.text) > 20
             assert await left(side, {"utf-8": answer.text[:20].encode()}) == set()
+
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "a schema that cannot be": {"response_format": ResponseFormat("json_schema", msgspec.Raw(b'{"type": "no type"}'))},
+    "a token that is none": {"logit_bias": (("1000000000", 1.0),)},
+    "more than fits": {"max_tokens": 100_000},
+    "a tool that is none": {
+        "tools": (ToolFunction("f", parameters=msgspec.Raw(b'{"not": 1}')),),
+        "tool_choice": "required",
+    },
+}
+
+
+@pytest.mark.parametrize("members", REFUSED.values(), ids=REFUSED)
+async def test_nothing_is_left_of_a_request_that_was_refused(nano: EngineSpec, members: dict[str, Any]) -> None:
+    """An error that is handed on as a value held the frames that it was raised in, and they the request."""
+    async with running(nano) as side:
+        canary = f"kanarie {secrets.token_hex(12)} vogel"
+        needles = {"utf-8": canary.encode()}
+        answer = await side.ask(chat(f"Remember {canary}.", **{"max_tokens": 4, **members}))
+        assert answer.failure is not None
+        assert await left(side, needles) == set()
 
 
 @pytest.mark.parametrize("ask", [chat, completion])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import select
 import threading
+import weakref
 from typing import Any, cast
 
 import pytest
 
 from mcd.api.tasks import TokenizeRequest
-from mcd.engine.aside import Aside
+from mcd.engine.aside import Aside, Outcome
 from mcd.engine.backend import Task
 from mcd.engine.embed import MAX_TASK_TOKENS, judged
 from mcd.engine.lexicon import MAX_PARTS_AT_ONCE, Lexicon
@@ -138,3 +141,27 @@ def test_texts_are_judged_one_by_one_and_together() -> None:
         judged("input", [[1], []], 10)
     assert empty.value.param == "input[1]"
     assert judged("input", [[1], [2, 3]], 2) == [[1], [2, 3]]
+
+
+def test_an_error_holds_nothing_once_it_was_heard() -> None:
+    """It held its own traceback, and that the frames with the request's text."""
+
+    class Request:
+        pass
+
+    held: list[weakref.ref[Request]] = []
+
+    def call() -> None:
+        request = Request()
+        held.append(weakref.ref(request))
+        raise InvalidRequestError("no")
+
+    outcome: Outcome[None] = Outcome()
+    gc.disable()
+    try:
+        outcome.run(call)
+        with contextlib.suppress(InvalidRequestError):
+            outcome.take()
+        assert held[0]() is None
+    finally:
+        gc.enable()
