@@ -67,8 +67,7 @@ class Worker:
             self._turn.now = time.monotonic()
             for frame in self._link.receive():
                 self._handle(frame)
-            if self._has_work():
-                self._backend.step(self._turn.now)
+            self._backend.step(self._turn.now)
             self._flush_due()
             self._settle()
             self._tell()
@@ -77,25 +76,20 @@ class Worker:
     def _wait(self) -> None:
         now = time.monotonic()
         wait_s = self._backend.wait_s(now)
-        if self._due:
-            due_s = self._due[0][0] - now
-            wait_s = due_s if wait_s is None else min(wait_s, due_s)
         if wait_s is None:
             wait_s = MAX_SLEEP_S
-        elif wait_s > 0:
-            wait_s = min(max(wait_s, MIN_SLEEP_S), MAX_SLEEP_S)
-        else:
+        if wait_s > 0 and self._due:
+            wait_s = min(wait_s, self._due[0][0] - now)
+        if wait_s <= 0:
             return  # nothing to wait for: `receive` and `flush` find out by trying
+        wait_s = min(max(wait_s, MIN_SLEEP_S), MAX_SLEEP_S)
         fd = self._link.fileno()
         writable = [fd] if self._link.wants_write else []
         select.select([fd, *self._backend.wakers()], writable, [], wait_s)
 
-    def _has_work(self) -> bool:
-        wait_s = self._backend.wait_s(self._turn.now)
-        return (wait_s is not None and wait_s <= 0) or bool(self._backend.wakers())
-
     def _flush_due(self) -> None:
-        for answer in self._turn.take_scheduled():
+        while self._turn.scheduled:
+            answer = self._turn.scheduled.pop()
             if answer.due_at is not None:
                 heapq.heappush(self._due, (answer.due_at, answer.id))
         while self._due and self._due[0][0] <= self._turn.now:
@@ -106,7 +100,8 @@ class Worker:
 
     def _settle(self) -> None:
         """Forget answers that are over; pause the slots of readers that lag."""
-        for answer in self._turn.take_changed():
+        while self._turn.changed:
+            answer = self._turn.changed.pop()
             if answer.is_over:
                 self._drop(answer.id)
             elif not answer.has_credit and not answer.is_paused:
@@ -115,9 +110,10 @@ class Worker:
 
     def _tell(self) -> None:
         load_now = self._backend.load()
-        if load_now != self._load or self._turn.now - self._told_at >= MAX_SLEEP_S:
-            self._load, self._told_at = load_now, self._turn.now
-            self._link.post(messages.Status(*load_now))
+        if load_now == self._load and self._turn.now - self._told_at < MAX_SLEEP_S:
+            return
+        self._load, self._told_at = load_now, self._turn.now
+        self._link.post(messages.Status(*load_now))
         if self._keys.rotate_if_due(_unix_ms()):
             self._link.post(messages.Rotated(self._keys.configs(), self._keys.key_id), 4096)
 
