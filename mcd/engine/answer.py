@@ -29,31 +29,15 @@ MAX_RUN_BYTES = 32_768
 class Turn:
     """What all answers share of one turn of the worker's loop: the time, the way out, who needs attention."""
 
-    __slots__ = ("_changed", "_scheduled", "now", "post")
+    __slots__ = ("changed", "now", "post", "scheduled")
 
     def __init__(self, post: Callable[[ToDaemon, int], None]) -> None:
         self.now: Seconds = 0.0
         self.post = post
-        self._scheduled: list[Answer] = []
-        self._changed: list[Answer] = []
-
-    def schedule(self, answer: Answer) -> None:
-        """``answer.due_at`` was set."""
-        self._scheduled.append(answer)
-
-    def change(self, answer: Answer) -> None:
-        """It ended or ran out of credit."""
-        self._changed.append(answer)
-
-    def take_scheduled(self) -> list[Answer]:
-        """All answers with a new due time."""
-        taken, self._scheduled = self._scheduled, []
-        return taken
-
-    def take_changed(self) -> list[Answer]:
-        """All answers that ended or ran out of credit."""
-        taken, self._changed = self._changed, []
-        return taken
+        self.scheduled: list[Answer] = []
+        """Answers whose ``due_at`` was set; the worker takes them out."""
+        self.changed: list[Answer] = []
+        """Answers that ended or ran out of credit, the same."""
 
 
 class Answer:
@@ -98,8 +82,11 @@ class Answer:
         else:
             self._gathered.append(piece)
         if self.due_at is None and not self.is_paused:
-            self._to_policy()
-            self._set_due()
+            if self._turn.now >= self._policy.opens_at:
+                self.flush()
+            else:
+                self.due_at = self._policy.opens_at
+                self._turn.scheduled.append(self)
         elif len(self._gathered) >= MAX_GATHERED_PIECES:
             self._to_policy()
 
@@ -200,17 +187,17 @@ class Answer:
     def _set_due(self) -> None:
         self.due_at = self._policy.due_at or self._parts.due_at
         if self.due_at is not None:
-            self._turn.schedule(self)
+            self._turn.scheduled.append(self)
 
     def _close(self) -> None:
         self.is_over = True
-        self._turn.change(self)
+        self._turn.changed.append(self)
 
     def _chunk(self, frame: bytes, n_tokens: int) -> None:
         self._credit -= 1
         self._n_sealed_tokens += n_tokens
         if self._credit == 0:
-            self._turn.change(self)
+            self._turn.changed.append(self)
         self._turn.post(messages.Chunk(self.id, frame, n_tokens), len(frame) + 16)
 
     def _seal_end(self, finish_reasons: tuple[str, ...], usage: Usage) -> None:
@@ -251,8 +238,9 @@ def _split(piece: Piece) -> list[Piece]:
 
 def _join(pieces: list[Piece]) -> list[Delta]:
     """Make one delta of each run of pieces that keeps the order reasoning, text, tool calls within a choice."""
-    if len(pieces) == 1:
-        return [_delta(pieces)]
+    plain = _plain(pieces)
+    if plain is not None:
+        return [plain]
     runs: dict[int, tuple[list[Piece], int, int]] = {}
     deltas: list[Delta] = []
     for piece in pieces:
@@ -268,6 +256,17 @@ def _join(pieces: list[Piece]) -> list[Delta]:
     return deltas
 
 
+def _plain(pieces: list[Piece]) -> Delta | None:
+    """The delta of pieces of one choice that hold nothing but text, as nearly all do; None for others."""
+    choice = pieces[0].choice
+    for piece in pieces:
+        if piece.choice != choice or piece.reasoning or piece.tool_calls or piece.logprob is not None:
+            return None
+    text = "".join([piece.text for piece in pieces])
+    tokens = tuple([piece.token for piece in pieces if piece.token is not None])
+    return Delta(choice, text, tokens) if 4 * len(text) + 5 * len(tokens) <= MAX_RUN_BYTES else None
+
+
 def _n_bytes(piece: Piece) -> int:
     """At most this many bytes of a frame."""
     size_bytes = 4 * _n_chars(piece) + 5
@@ -278,8 +277,9 @@ def _n_bytes(piece: Piece) -> int:
 
 def _ranks(piece: Piece) -> tuple[int, int]:
     """Where a piece begins and ends in the order reasoning 0, text 1, tool calls 2; an empty one fits anywhere."""
-    kinds = [rank for rank, part in enumerate((piece.reasoning, piece.text, piece.tool_calls)) if part]
-    return (kinds[0], kinds[-1]) if kinds else (2, 0)
+    first = 0 if piece.reasoning else 1 if piece.text else 2
+    last = 2 if piece.tool_calls else 1 if piece.text else 0
+    return first, last
 
 
 def _delta(run: list[Piece]) -> Delta:

@@ -19,26 +19,19 @@ MAX_WAITING_BYTES = 64 * 1024 * 1024
 """Plaintext of all waiting jobs; eight of the largest requests."""
 
 
-class Piece:
-    """What one output token added to one choice. Made once a token, so it is plain slots and no struct."""
+class Piece(msgspec.Struct, eq=False, gc=False):
+    """What one output token added to one choice. Repr shows no text."""
 
-    __slots__ = ("choice", "logprob", "reasoning", "text", "token", "tool_calls")
+    choice: int
+    token: int | None
+    text: str
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    logprob: TokenLogprob | None = None
 
-    def __init__(
-        self,
-        choice: int,
-        token: int | None,
-        text: str,
-        reasoning: str = "",
-        tool_calls: tuple[ToolCallDelta, ...] = (),
-        logprob: TokenLogprob | None = None,
-    ) -> None:
-        self.choice = choice
-        self.token = token
-        self.text = text
-        self.reasoning = reasoning
-        self.tool_calls = tool_calls
-        self.logprob = logprob
+    def __repr__(self) -> str:
+        """Show the choice alone."""
+        return f"<Piece of {self.choice}>"
 
 
 class Sink(Protocol):

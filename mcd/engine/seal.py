@@ -208,19 +208,20 @@ class Paced(Generic[D]):
 
     def __init__(self, interval_s: Seconds = FLUSH_INTERVAL_S) -> None:
         self._interval_s = interval_s
-        self._next_at: Seconds | None = None
+        self.opens_at: Seconds = 0.0
+        """Before this nothing leaves."""
         self._pending: list[D] = []
 
     @property
     def due_at(self) -> Seconds | None:
         """When `flush` will have something; None while nothing is pending."""
-        return self._next_at if self._pending else None
+        return self.opens_at if self._pending else None
 
     def flush(self, now: Seconds) -> list[D]:
         """Return what is due now; call at `due_at`."""
-        if not self._pending or (self._next_at is not None and now < self._next_at):
+        if not self._pending or now < self.opens_at:
             return []
-        self._next_at = now + self._interval_s
+        self.opens_at = now + self._interval_s
         return self.finish()
 
     def finish(self) -> list[D]:

@@ -388,3 +388,24 @@ def test_what_cannot_be_said_breaks_off_its_own_answer(piece: Piece) -> None:
     answer.finished(("stop",), Usage(3, 2))
     assert [type(message) for message in posted] == [Chunk, Failed]
     assert posted[-1] == Failed(7, FailureCode.INTERNAL)
+
+
+@pytest.mark.spec("ENV-23")
+def test_pieces_that_follow_the_first_leave_together_when_they_are_due() -> None:
+    keys = started()
+    header, sealed, _ = request(config_of(keys))
+    posted: list[ToDaemon] = []
+    turn = Turn(lambda message, _: posted.append(message))
+    answer = Answer(7, keys.open(header, sealed, NOW_MS), keys, turn)
+    turn.now = 10.0
+    answer.piece(Piece(0, 1, "at once"))
+    assert [(message.n_tokens, answer.due_at) for message in posted if isinstance(message, Chunk)] == [(1, None)]
+    turn.now = 10.02
+    answer.piece(Piece(0, 2, " a"))
+    answer.piece(Piece(0, 3, " b"))
+    assert answer.due_at == pytest.approx(10.1)
+    assert turn.scheduled == [answer]
+    turn.now = answer.due_at
+    answer.flush()
+    assert [message.n_tokens for message in posted if isinstance(message, Chunk)] == [1, 2]
+    assert answer.due_at is None
