@@ -235,7 +235,7 @@ class _Performance:
     def _feed(self, index: int) -> str:
         if not self._n_reasoning <= index < len(self._tokens):
             return ""
-        return self._text.feed(b"", self._tokens[index])
+        return self._text.feed(self._tokens[index])
 
     def _id(self, index: int) -> int:
         if index < len(self._tokens):

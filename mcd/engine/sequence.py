@@ -18,8 +18,8 @@ from mcd.engine.text import Characters, Stops
 from mcd.wire.payload import TokenLogprob, ToolCallDelta, TopLogprob
 
 
-class Vocabulary:
-    """Token pieces, looked up once each: (bytes, the same as text if it is whole UTF-8), None for an end token."""
+class Vocabulary(dict[int, str | bytes | None]):
+    """Token pieces, looked up once each: text, bytes if they are no whole UTF-8, None for an end token."""
 
     def __init__(self, model: Model, marks: str = "") -> None:
         """Begin.
@@ -28,18 +28,16 @@ class Vocabulary:
             model: Whose tokens.
             marks: Control tokens whose text is in here are shown: the parser reads them. Others show nothing.
         """
+        super().__init__()
         self._model = model
         self._marks = marks
-        self._pieces: dict[int, tuple[bytes, str | None] | None] = {}
 
-    def piece(self, token: int) -> tuple[bytes, str | None] | None:
-        """The piece of a token."""
-        try:
-            return self._pieces[token]
-        except KeyError:
-            return self._pieces.setdefault(token, self._read(token))
+    def __missing__(self, token: int) -> str | bytes | None:
+        """Look it up."""
+        piece = self[token] = self._read(token)
+        return piece
 
-    def _read(self, token: int) -> tuple[bytes, str | None] | None:
+    def _read(self, token: int) -> str | bytes | None:
         if token < 0 or self._model.is_end(token):
             return None
         piece = self._model.piece(token)
@@ -47,9 +45,9 @@ class Vocabulary:
             special = self._model.piece(token, special=True)
             piece = special if special.decode("utf-8", "replace") in self._marks else b""
         try:
-            return piece, piece.decode("utf-8")
+            return piece.decode("utf-8")
         except UnicodeDecodeError:
-            return piece, None
+            return piece
 
 
 class Sequence:
@@ -131,7 +129,7 @@ class Sequence:
             return None
         self.n_generated += 1
         text, reasoning, calls = shown
-        self.n_reasoning += bool(reasoning) or (self._parser is not None and self._parser.is_thinking)
+        self.n_reasoning += bool(reasoning) or self._is_thinking()
         logprob = self._logprob(token, logits, model) if logits is not None and self.n_logprobs >= 0 else None
         if self._stops.is_stopped:
             self._finish("stop")
@@ -163,17 +161,20 @@ class Sequence:
     def _finish(self, reason: str) -> None:
         self.finish_reason = reason
 
+    def _is_thinking(self) -> bool:
+        return self._parser is not None and not self._parser.is_over and self._parser.is_thinking
+
     def _has_called_enough(self) -> bool:
         return self.stops_after_call and self._parser is not None and self._parser.calls.n_complete > 0
 
     def _show(self, token: int) -> tuple[str, str, tuple[ToolCallDelta, ...]] | None:
-        piece = self._vocabulary.piece(token)
+        piece = self._vocabulary[token]
         if piece is None:
             return None
-        text = self._characters.feed(piece[0], piece[1])
-        if self._parser is None:
+        text, parser = self._characters.feed(piece), self._parser
+        if parser is None or parser.is_over:
             return self._stops.feed(text), "", ()
-        parsed = self._parser.feed(text)
+        parsed = parser.feed(text)
         # stop strings end the answer proper: what a model thinks or calls cannot contain one
         shown = self._stops.feed(parsed.text)
         if parsed.calls and not self._stops.is_stopped:

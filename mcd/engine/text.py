@@ -21,16 +21,14 @@ class Characters:
         self._decoder = _new_decoder("replace")
         self._has_partial = False
 
-    def feed(self, piece: bytes, text: str | None = None) -> str:
-        """Add one token; return its whole characters.
-
-        Args:
-            piece: The token's bytes; may end inside a character.
-            text: ``piece`` as text when it is valid UTF-8 by itself: saves decoding it again.
-        """
-        if text is None or self._has_partial:
-            text = self._decoder.decode(piece)
-            self._has_partial = bool(self._decoder.getstate()[0])
+    def feed(self, piece: bytes | str) -> str:
+        """Add one token, as text where its bytes are valid UTF-8 by themselves; return its whole characters."""
+        if isinstance(piece, str):
+            if not self._has_partial:
+                return piece
+            piece = piece.encode()
+        text = self._decoder.decode(piece)
+        self._has_partial = bool(self._decoder.getstate()[0])
         return text
 
     def finish(self) -> str:
@@ -85,9 +83,9 @@ class TextStream:
         """A stop string was found; nothing more will be shown."""
         return self._stops.is_stopped
 
-    def feed(self, piece: bytes, text: str | None = None) -> str:
+    def feed(self, piece: bytes | str) -> str:
         """Add one token; return what may be shown now."""
-        return self._stops.feed(self._characters.feed(piece, text))
+        return self._stops.feed(self._characters.feed(piece))
 
     def finish(self) -> str:
         """What is left at the end: held-back text, an unfinished character as U+FFFD."""

@@ -98,6 +98,8 @@ class Markers:
     def overlap(self, text: str, start: int) -> int:
         """How many characters at the end may be the beginning of one of them."""
         first = max(start, len(text) - self._longest + 1)
+        if not self.may_begin_in(text[first:]):
+            return 0
         for at in range(first, len(text)):
             if text[at] in self._firsts and any(marker.startswith(text[at:]) for marker in self.texts):
                 return len(text) - at

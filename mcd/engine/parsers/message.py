@@ -39,7 +39,8 @@ class MessageParser:
         self._reader = program(
             self._cursor, self._parsed, family, self.calls if tools else None, is_thinking=is_thinking
         )
-        self._is_over = False
+        self.is_over = False
+        """Nothing is looked for any more: whatever comes is text."""
 
     @property
     def is_thinking(self) -> bool:
@@ -54,13 +55,12 @@ class MessageParser:
             is_end: Nothing more will come.
             is_cut: The model had more to say: a call that was just begun is no text.
         """
-        if self._is_over and not self._cursor.held:  # nothing is looked for any more
+        if self.is_over:
             return Parsed(text)
         self._cursor.add(text)
         self._cursor.is_end, self._cursor.is_cut = is_end, is_cut
-        if not self._is_over:
-            self._is_over = run_to_end(self._reader)
-        if self._is_over:
+        self.is_over = run_to_end(self._reader)
+        if self.is_over:
             self._parsed.tell(self._cursor.held[self._cursor.at :])
             self._cursor.held, self._cursor.at = "", 0
         self._parsed.calls = self.calls.take()
