@@ -25,6 +25,8 @@ class KvMemory:
         self._checkpoints = Checkpoints(lib, context, self.slots, checkpoint_bytes)
         self.is_clean = True
         """Nothing but zeros lies in the cells."""
+        self._look_at: Seconds = 0.0
+        """No cache is to be forgotten before."""
 
     def should_wait(self, prompt: list[int], cache_key: str) -> bool:
         """Another prefill under way will leave most of this prompt in the memory."""
@@ -98,10 +100,13 @@ class KvMemory:
                 self.clear(slot)
 
     def expire(self, now: Seconds) -> None:
-        """Forget caches that waited too long."""
+        """Forget caches that waited too long; asked in every step."""
+        if now < self._look_at:
+            return
         for slot in self._caches():
             if now >= slot.last_used + MAX_IDLE_CACHE_S:
                 self.clear(slot)
+        self._look_at = self.expires_at or now + MAX_IDLE_CACHE_S
 
     @property
     def expires_at(self) -> Seconds | None:

@@ -253,7 +253,10 @@ class LlamaBackend:
 
     def wait_s(self, now: Seconds) -> float | None:
         """0 while there is work; later for what must be overwritten or forgotten in time."""
-        waits_s = [self._scheduler.wait_s(now)]
+        wait_s = self._scheduler.wait_s(now)
+        if wait_s == 0:
+            return wait_s
+        waits_s = [wait_s]
         waits_s += [max(0.0, at - now) for at in (self._bindings.due_at, self._lexicon.due_at) if at is not None]
         return min((wait_s for wait_s in waits_s if wait_s is not None), default=None)
 

@@ -120,6 +120,10 @@ class Deferred:
 class Sampler:
     """One sequence's chain and guide. Owner: its Sequence, which must close it."""
 
+    __slots__ = (
+        "_attached", "_chain", "_constraint", "_draw", "_guide", "_is_lent", "_lib", "_model", "is_closed", "is_light",
+    )  # fmt: skip
+
     def __init__(self, model: Model, sampling: Sampling, compiled: Compiled | None = None) -> None:
         """Build the chain; `open` has the rest."""
         self._lib = model.lib

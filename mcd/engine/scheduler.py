@@ -143,7 +143,7 @@ class Scheduler:
                 self._take(sequence, token, row_chosen_from, now)
         self._admit(now)
         has_looked = self._look(now)
-        outputs = self._fill()
+        outputs, prefilled = self._fill()
         self.has_computed = self._batch.n_rows > 0
         self._is_full = not (self.has_computed or has_looked)
         if not self.has_computed:
@@ -152,12 +152,12 @@ class Scheduler:
             self._break_all(now)
             return
         self._batch.clear()
-        for sequence in self._running:
-            if sequence.slot is not None and sequence.slot.marks:
+        for sequence in prefilled:
+            if sequence.slot is not None:
                 self.kv.computed(sequence.slot, now)
         context = self._context.handle
-        for sequence, row in outputs:
-            chosen = sequence.sampler.sample(context, row)
+        # all are chosen before any is told: to choose sweeps the vocabulary through the caches that telling lives in
+        for sequence, row, chosen in [(s, row, s.sampler.sample(context, row)) for s, row in outputs]:
             if isinstance(chosen, Deferred):
                 self._choosing.add(sequence, chosen)
                 continue
@@ -205,9 +205,11 @@ class Scheduler:
 
         Encoding cannot be divided: whoever streams waits for it. Prompts and tokens go on in the same step.
         """
+        if self._vision is None:
+            return False
         for sequence in self._running:
             slot = sequence.slot
-            if self._vision is None or slot is None or not self._is_prefilling(sequence):
+            if slot is None or not self._is_prefilling(sequence):
                 continue
             span = next_span(sequence.spans, len(slot.tokens))
             if span is None or span.start != len(slot.tokens):
@@ -230,19 +232,24 @@ class Scheduler:
             self.kv.clear(slot)
         self._on_end(sequence)
 
-    def _fill(self) -> list[tuple[Sequence, int]]:
-        """Decode rows first, then prefill under its budget; (sequence, output row) in row order."""
+    def _fill(self) -> tuple[list[tuple[Sequence, int]], list[Sequence]]:
+        """Decode rows first, then prefill under its budget.
+
+        Returns (sequence, output row) in row order, and the sequences whose prompt is not computed yet.
+        """
         batch = self._batch
         batch.clear()
         outputs: list[tuple[Sequence, int]] = []
         prefilling: list[Sequence] = []
         for sequence in self._running:
-            if self._is_prefilling(sequence):
+            slot = sequence.slot
+            assert slot is not None
+            at = len(slot.tokens)
+            if at < len(sequence.prompt):
                 prefilling.append(sequence)
             elif not (sequence.is_paused or sequence.is_held):
-                slot = sequence.slot
-                assert slot is not None
-                at = position(sequence.spans, len(slot.tokens)) if sequence.spans else len(slot.tokens)
+                if sequence.spans:
+                    at = position(sequence.spans, at)
                 outputs.append((sequence, batch.add_one(sequence.last_token, at, slot.index)))
                 slot.tokens.append(sequence.last_token)
         budget = self._max_prefill_rows
@@ -253,7 +260,7 @@ class Scheduler:
             self._prefill(prefilling[index], n_rows, outputs)
         if self._pays_padding and len(outputs) > 1:  # what one stream computes does not depend on a measurement
             batch.pad(self._context.handle, n_padding(batch.n_rows))
-        return outputs
+        return outputs, prefilling
 
     def _prefill(self, sequence: Sequence, n_rows: int, outputs: list[tuple[Sequence, int]]) -> None:
         slot = sequence.slot

@@ -29,3 +29,13 @@ def test_cleared_rows_are_overwritten(batch: Batch) -> None:
     batch.clear()
     assert batch.n_rows == 0
     assert seen[:8] == [0] * 8
+
+
+def test_a_single_row_lies_where_the_rows_of_a_run_lie(batch: Batch) -> None:
+    batch.add([7], 3, 1, wants_output=True)
+    batch.add_one(7, 3, 1)
+    rows = batch._struct
+    assert rows.token[0] == rows.token[1]
+    assert rows.pos[0] == rows.pos[1]
+    assert rows.logits[0] == rows.logits[1]
+    assert ctypes.addressof(rows.seq_id[0].contents) == ctypes.addressof(rows.seq_id[1].contents)

@@ -75,6 +75,15 @@ def test_idle_caches_are_forgotten_after_ten_minutes_the_rest_wiped_then(room: R
     assert room.tidy.due_at(is_idle=True) is None
 
 
+def test_each_cache_is_forgotten_at_its_own_time(room: Room) -> None:
+    room.serve("mine", 10.0, is_kept=True)
+    room.run(11.0)
+    room.serve("yours", 20.0, is_kept=True)
+    assert room.run(10.0 + MAX_IDLE_CACHE_S, is_idle=False) == ["scrub 2", "clear 0"]
+    assert room.run(19.0 + MAX_IDLE_CACHE_S, is_idle=False) == []
+    assert room.run(20.0 + MAX_IDLE_CACHE_S, is_idle=False) == ["clear 1"]
+
+
 def test_memory_is_wiped_in_a_pause_once_nothing_in_it_is_of_use(room: Room) -> None:
     room.serve("nobody", 10.0, is_kept=False)
     room.run(11.0)
