@@ -49,10 +49,11 @@ class Play(msgspec.Struct, kw_only=True):
     shows a longer prompt than it signs, ``amount`` signs a debt, ``cached`` signs more cached tokens than it shows,
     ``started`` counts
     four billion tokens of prompt before it begins, ``all cached`` shows more of them than the prompt has,
-    ``thoughts`` shows more thinking than output,
+    ``thoughts`` shows more thinking than output, ``digest`` ends with the digest of another output,
     ``cancelled`` ends as if the entry had wished it,
     ``fault`` finds fault with the request once all tokens are out,
     ``choice`` answers a second choice that nobody asked for, ``reasons`` ends one."""
+    digest: ModelDigest = DIGEST
     n_ctx: int = 4096
     n_slots: int = 4
     cancel_s: float = 0.0
@@ -82,14 +83,14 @@ class SealingEngine:
         self.asked_ms: list[int] = []
         """Of all bodies it opened."""
         self._clock = clock
-        self._keys = SealKeys(peer.public_key, DIGEST)
+        self._keys = SealKeys(peer.public_key, play.digest)
         self._keys.install_certificate(certify(self._keys.engine_public_key, clock.unix_ms(), peer))
         self._keys.rotate(clock.unix_ms())
 
     def status(self) -> EngineStatus:
         return EngineStatus(
             alias=ALIAS,
-            digest=DIGEST,
+            digest=self.play.digest,
             state=self.state,
             n_ctx=self.play.n_ctx,
             n_slots=self.play.n_slots,
@@ -108,7 +109,7 @@ class SealingEngine:
         )
 
     def keys(self) -> EngineKeys:
-        return EngineKeys(DIGEST, self._keys.certificate, self._keys.configs())
+        return EngineKeys(self.play.digest, self._keys.certificate, self._keys.configs())
 
     async def run(self) -> None:
         await trio.sleep_forever()
@@ -155,9 +156,12 @@ class SealingEngine:
                 yield event
             return
         yield EngineStarted(sealer.response_key, N_PROMPT_TOKENS if play.cheat != "started" else 2**32 - 1)
-        if play.failure is not None:
+        failure = play.failure
+        if len(opened.body.resume) != request.resume_from:  # as the real one does
+            failure = Failure("invalid_request", "resume_from is another number", "resume")
+        if failure is not None:
             receipt = self._keys.sign_receipt(sealer, Usage(0, 0))
-            yield EngineFinished(sealer.seal_error(encode_failure(play.failure)), receipt, 0, 0)
+            yield EngineFinished(sealer.seal_error(encode_failure(failure)), receipt, 0, 0)
             return
         n_done = len(opened.body.resume)
         n_end = play.n_tokens
@@ -189,7 +193,8 @@ class SealingEngine:
             shown = msgspec.structs.replace(billed, n_reasoning_tokens=(n_new + 1) * (play.cheat == "thoughts"))
         receipt = self._keys.sign_receipt(sealer, billed, amount=int(play.cheat == "amount"))
         reasons = ("cancelled" if is_cut else "stop",) * (1 + (play.cheat == "reasons"))
-        final = sealer.seal_final(encode_final(Final(reasons, shown, sealer.output_digest())))
+        digest = bytes(32) if play.cheat == "digest" else sealer.output_digest()
+        final = sealer.seal_final(encode_final(Final(reasons, shown, digest)))
         on_computed()
         yield EngineFinished(final, receipt, n_prompt, n_new)
 

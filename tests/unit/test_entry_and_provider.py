@@ -33,6 +33,7 @@ from mcd.errors import (
     RemoteProtocolError,
 )
 from mcd.exchange.states import CANCEL_TIMEOUT_S
+from mcd.ids import ModelDigest
 from mcd.log import Log
 from mcd.ports import Stream
 from mcd.provider.announce import Announcer
@@ -116,7 +117,7 @@ async def nodes(**plays: Play) -> AsyncIterator[tuple[Node, dict[str, Node]]]:
         nursery.cancel_scope.cancel()
 
 
-OVERCHARGES = ("receipt", "usage", "prompt", "amount", "cached", "all cached", "thoughts")
+OVERCHARGES = ("receipt", "usage", "prompt", "amount", "cached", "all cached", "thoughts", "digest")
 
 
 def text(events: Sequence[AnswerEvent]) -> str:
@@ -194,19 +195,24 @@ async def test_every_provider_is_told_when_the_user_asked() -> None:
         assert set(told) == {before}
 
 
+@pytest.mark.spec("EX-42")
 @pytest.mark.parametrize("at", range(5))
 async def test_an_answer_goes_on_at_the_exact_token(at: int) -> None:
     async with nodes(ada=Play(die_at=at), bob=Play(die_at=at)) as (entry, providers):
-        survivor = providers["bob"]
+        engines = [node.engines[0] for node in providers.values()]
 
-        async def mend() -> None:
-            await trio.sleep(0.02 * (at + 1) + 0.05)
-            survivor.engines[0].play.die_at = None
-            providers["ada"].engines[0].play.die_at = None
+        async def spare_the_other() -> None:
+            n_died = 0
+            while not n_died:
+                n_died = sum(node.provider.served.outcomes["engine"] for node in providers.values())
+                await trio.sleep(0.001)
+            for engine in engines:
+                engine.play.die_at = None
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(mend)
+            nursery.start_soon(spare_the_other)
             events = await entry.ask()
+        assert sorted(engine.n_tokens_made for engine in engines) == sorted([at, 5 - at])
         assert text(events) == words(5)
         final = events[-1]
         assert isinstance(final, Final)
@@ -396,18 +402,37 @@ async def test_no_fault_is_found_in_the_middle_of_an_answer() -> None:
 
 
 @pytest.mark.spec("EX-43")
-async def test_a_fault_found_while_continuing_is_the_providers(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with nodes(dies=Play(die_at=2), liar=Play(failure=TOO_LONG), good=Play()) as (entry, providers):
-        order = [providers[name].peer_id for name in ("dies", "liar", "good")]
+@pytest.mark.parametrize("names", [("dies", "liar", "good"), ("dies", "liar")])
+async def test_a_fault_found_while_continuing_is_the_providers(
+    monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
+) -> None:
+    plays = {"dies": Play(die_at=2), "liar": Play(failure=TOO_LONG), "good": Play()}
+    async with nodes(**{name: plays[name] for name in names}) as (entry, providers):
+        order = [providers[name].peer_id for name in names]
 
         def in_order(want: Want) -> Candidate:
             snapshot = entry.directory.snapshot(VirtualClock().unix_ms())
             found = candidates(snapshot, want, entry.router.known(), trio.current_time())
+            if not found:
+                raise NoProviderError("nobody is left")
             return min(found, key=lambda candidate: order.index(candidate.peer_id))
 
         monkeypatch.setattr(entry.router, "next", in_order)
-        assert text(await entry.ask()) == words(5)
-        assert providers["liar"].provider.served.outcomes["finished"] == 1
+        if "good" in names:
+            assert text(await entry.ask()) == words(5)
+        else:
+            with pytest.raises(PeerError):  # not the user's fault
+                await entry.ask()
+        assert providers["liar"].provider.served.outcomes["finished"]
+
+
+@pytest.mark.spec("EX-41")
+async def test_an_answer_goes_on_with_the_same_file_only() -> None:
+    other = ModelDigest(b"o" * 32)
+    async with nodes(ada=Play(die_at=2), bob=Play(die_at=2, digest=other)) as (entry, providers):
+        with pytest.raises(PeerError):
+            await entry.ask()
+        assert [] in [node.engines[0].asked_ms for node in providers.values()], "one was never asked"
 
 
 @pytest.mark.spec("EX-43")

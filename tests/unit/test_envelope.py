@@ -7,6 +7,7 @@ import random
 import struct
 from itertools import pairwise
 
+import msgspec
 import pyhpke
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -419,6 +420,8 @@ def test_response_needs_both_secrets() -> None:
 def test_highest_suite_wins_and_classic_alone_is_refused() -> None:
     assert choose_config([CONFIGS[1], CONFIGS[2]]).suite == 2
     assert choose_config([CONFIGS[1]], min_suite=1).suite == 1
+    newer = msgspec.structs.replace(CONFIGS[1], epoch=CONFIGS[2].epoch + 1)
+    assert choose_config([newer, CONFIGS[2]], min_suite=1).suite == 2
     for stripped in ([CONFIGS[1]], []):
         with pytest.raises(EnvelopeError):
             choose_config(stripped)

@@ -313,6 +313,7 @@ def test_nothing_follows_an_abort(sender: Role) -> None:
                 end.send(message, pair.now)
         end.receive_data(b"\xff" * 100 + frame(encode_exchange(CHUNK)), pair.now)
         assert end.next_event() is NEED_DATA
+        assert not end._reader.n_buffered, "a flood behind an Abort is not kept"
         end.receive_data(b"", pair.now)
         assert end.next_event() == PeerClosed(is_truncated=False)
 

@@ -93,6 +93,7 @@ def test_alone_an_entry_uses_all_it_may() -> None:
     line = Line(3)
     line.come(*"aaaaa")
     assert (line.turns.n_running, line.turns.n_waiting) == (3, 2)
+    assert not line.turns.may_begin(line.turns.line()[0]), "who is told so would be told to begin now"
     assert line.end("a") == "a"
 
 
