@@ -122,6 +122,7 @@ class Sampler:
 
     __slots__ = (
         "_attached", "_chain", "_constraint", "_draw", "_guide", "_is_lent", "_lib", "_model", "is_closed", "is_light",
+        "is_quick",
     )  # fmt: skip
 
     def __init__(self, model: Model, sampling: Sampling, compiled: Compiled | None = None) -> None:
