@@ -88,6 +88,11 @@ def install_checkout() -> None:
     stamp.touch()
 
 
+def compile_checkout() -> None:
+    """Keep our modules compiled: an engine may write no file, and would compile its own at each start."""
+    subprocess.run([PYTHON, "-m", "compileall", "-qq", ROOT / "mcd"], check=False)  # who may not write goes without
+
+
 def processor() -> bytes:
     """What a native build depends on: architecture and instruction sets."""
     try:
@@ -190,6 +195,7 @@ def main() -> None:
     if wanted.serve and wanted.dev:  # pip asks the source for its name with what builds it
         fetch_test_files()
     install_checkout()
+    compile_checkout()
 
 
 if __name__ == "__main__":
