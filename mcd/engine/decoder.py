@@ -50,8 +50,9 @@ def start() -> tuple[int, int]:
 
 
 def _keep(requests: int, answers: int, size_bytes: int) -> None:
-    from PIL import GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401
+    from PIL import Image, ImageOps, WebPImagePlugin  # noqa: F401
 
+    Image.preinit()  # the other formats; otherwise each child would
     killable.freeze()
     keeper, ceiling = os.getpid(), size_bytes and size_bytes + MEMORY_BYTES
     while _serve_one(requests, answers, ceiling, keeper):

@@ -301,10 +301,11 @@ def processor_time(limit_s: float) -> Iterator[None]:
 
 def keep_only(*kept: int) -> None:
     """Close what we were born with: the worker's link above all, whose end must mean the worker's."""
-    for fd in range(3, MAX_INHERITED_FD):
-        if fd not in kept:
-            with suppress(OSError):
-                os.close(fd)
+    first = 3
+    for fd in sorted(kept):
+        os.closerange(first, fd)
+        first = max(first, fd + 1)
+    os.closerange(first, MAX_INHERITED_FD)
 
 
 def end_with(parent: int, name: bytes) -> None:
