@@ -22,8 +22,9 @@ else:
     supervise._environment = lambda: (had := given()) | {"PYTHONPATH": f"{FOLDER}:{had['PYTHONPATH']}"}
 """
 MAX_REGION_BYTES = 256 * 1024 * 1024
-STEP_BYTES = 16 * 1024 * 1024
+STEP_BYTES = 128 * 1024
 OVERLAP_BYTES = 4096
+ZEROS = bytes(STEP_BYTES + OVERLAP_BYTES)
 
 
 def readable_engine(folder: Path) -> dict[str, str]:
@@ -82,8 +83,12 @@ def regions(pid: int) -> Iterator[tuple[int, int]]:
 
 
 def search(pid: int, needles: dict[str, bytes]) -> set[str]:
-    """Names of the needles that occur in the memory of ``pid``."""
+    """Names of the needles that occur in the memory of ``pid``, but for zeros at their ends.
+
+    Much memory is nothing but zeros, where one that has some is looked for ten times as long: that is passed over.
+    """
     found: set[str] = set()
+    needles = {name: needle.strip(b"\0") for name, needle in needles.items()}
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
         for start, end in regions(pid):
             for at in range(start, end, STEP_BYTES):
@@ -93,5 +98,7 @@ def search(pid: int, needles: dict[str, bytes]) -> set[str]:
                     block = memory.read(size)
                 except OSError:
                     break
+                if block == ZEROS[:size]:
+                    continue
                 found |= {name for name, needle in needles.items() if needle in block}
     return found

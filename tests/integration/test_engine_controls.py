@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from collections.abc import Iterator
@@ -33,10 +34,13 @@ def model(request: pytest.FixtureRequest) -> Iterator[Model]:
     model = _vocabulary(abi.load_library(), templates.vocabulary(request.param))
     model.controls = model._read_controls()
     yield model
+    texts_of.cache_clear()
     model.close()
 
 
+@functools.cache
 def texts_of(model: Model, *, is_control: bool = True) -> list[str]:
+    """Looks at every token of the vocabulary."""
     lib = model.lib
     wanted = lib.LLAMA_TOKEN_ATTR_CONTROL if is_control else lib.LLAMA_TOKEN_ATTR_USER_DEFINED
     found = [token for token in range(model.n_vocab) if lib.llama_vocab_get_attr(model.vocab, token) & wanted]
