@@ -9,6 +9,7 @@ import functools
 import inspect
 import random
 import resource
+from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
@@ -16,6 +17,8 @@ import pytest
 import trio
 from trio._core import _run as trio_scheduler
 from trio.testing import MockClock
+
+from tests.fakes.lasting import Lasting, lasting
 
 WANTED_FILES = 8192
 SEED = 20_261_128
@@ -58,5 +61,15 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     args = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
     clock = MockClock(autojump_threshold=0) if pyfuncitem.get_closest_marker("autojump") else None
     run: Any = functools.partial(pyfuncitem.obj, **args)
-    trio.run(run, clock=clock)
+    if "lasting" in pyfuncitem.funcargs:
+        pyfuncitem.funcargs["lasting"].run(run)
+    else:
+        trio.run(run, clock=clock)
     return True
+
+
+@pytest.fixture(scope="module", name="lasting")
+def one_run_of_a_module() -> Iterator[Lasting]:
+    """For fixtures that start what all tests of a module share; a test that uses one runs beside it."""
+    with lasting() as run:
+        yield run

@@ -6,7 +6,7 @@ import hashlib
 import os
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from mcd.engine.messages import EngineOptions, FailureCode
 from mcd.engine.model import Model
 from tests.fakes import gguf_make, gguf_mmproj, mtmd_direct
 from tests.fakes.engine_entry import Answer, EntrySide, chat, running
+from tests.fakes.lasting import Lasting
 from tests.fakes.pictures import message, picture, pixels, seeing
 
 SEED = 3
@@ -33,6 +34,18 @@ LIMITS = {"llava": -1, "gemma3": -1, "qwen2vl": vision.MAX_IMAGE_TOKENS, "idefic
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
     return {kind: gguf_mmproj.make(folder, kind, seed=SEED) for kind in gguf_mmproj.KINDS}
+
+
+@pytest.fixture(scope="module", params=gguf_mmproj.KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def side(models: dict[str, Path], kind: str, lasting: Lasting) -> Iterator[EntrySide]:
+    """One engine for all tests that leave it as it was."""
+    with lasting.holding(running(spec_of(models[kind]), THREE)) as side:
+        yield side
 
 
 def spec_of(path: Path, *, sees: bool = True) -> EngineSpec:
@@ -59,36 +72,32 @@ def chances(answer: Answer) -> tuple[float, ...]:
     return tuple(round(token.logprob, 3) for delta in answer.deltas for token in delta.logprobs)
 
 
-@pytest.mark.parametrize("kind", gguf_mmproj.KINDS)
-async def test_the_tokens_are_those_of_mtmd_itself(models: dict[str, Path], kind: str) -> None:
+async def test_the_tokens_are_those_of_mtmd_itself(side: EntrySide, models: dict[str, Path], kind: str) -> None:
     shown = [("what is ", 1, " and ", 2, " now"), ("", 2, "", 1, "tell"), ("one ", 3, " only")]
     sizes = {1: (40, 24), 2: (100, 60), 3: (33, 57)}
-    async with running(spec_of(models[kind]), THREE) as side:
-        assert "vision" in side.engine.status().capabilities
-        assert any(line.startswith("pictures: holds, one takes") for line in side.engine.sandbox_report())
-        seen: set[tuple[int, ...]] = set()
-        for parts in shown:
-            pictures = [pixels(part, *sizes[part]) for part in parts if isinstance(part, int)]
-            text = "".join(part if isinstance(part, str) else mtmd_direct.MARKER for part in parts)
-            told = mtmd_direct.answer(models[kind], prompt_of(text), pictures, 16, image_max_tokens=LIMITS[kind])
-            files = [picture(part, *sizes[part]) if isinstance(part, int) else part for part in parts]
-            answer = await ask(side, seeing(*files, logprobs=True))
-            assert list(answer.tokens) == told
-            seen.add(chances(answer))
+    assert "vision" in side.engine.status().capabilities
+    assert any(line.startswith("pictures: holds, one takes") for line in side.engine.sandbox_report())
+    seen: set[tuple[int, ...]] = set()
+    for parts in shown:
+        pictures = [pixels(part, *sizes[part]) for part in parts if isinstance(part, int)]
+        text = "".join(part if isinstance(part, str) else mtmd_direct.MARKER for part in parts)
+        told = mtmd_direct.answer(models[kind], prompt_of(text), pictures, 16, image_max_tokens=LIMITS[kind])
+        files = [picture(part, *sizes[part]) if isinstance(part, int) else part for part in parts]
+        answer = await ask(side, seeing(*files, logprobs=True))
+        assert list(answer.tokens) == told
+        seen.add(chances(answer))
     assert len(seen) == len(shown)  # the pictures matter
 
 
-@pytest.mark.parametrize("kind", gguf_mmproj.KINDS)
 @pytest.mark.spec("ENV-46")
-async def test_equal_pictures_are_computed_once_and_only_for_one_salt(models: dict[str, Path], kind: str) -> None:
+async def test_equal_pictures_are_computed_once_and_only_for_one_salt(side: EntrySide, kind: str) -> None:
     ours = seeing("see ", A, " and ", B, " here", logprobs=True)
     others = seeing("see ", A, " and ", C, " here", logprobs=True)
-    async with running(spec_of(models[kind]), THREE) as side:
-        first = await ask(side, ours, salt="mine")
-        again = await ask(side, ours, salt="mine")
-        other = await ask(side, others, salt="mine")
-        alien = await ask(side, ours, salt="theirs")
-        fresh = await ask(side, others)
+    first = await ask(side, ours, salt="mine")
+    again = await ask(side, ours, salt="mine")
+    other = await ask(side, others, salt="mine")
+    alien = await ask(side, ours, salt="theirs")
+    fresh = await ask(side, others)
     assert first.tokens == again.tokens == alien.tokens
     assert other.tokens == fresh.tokens
     assert chances(other) == pytest.approx(chances(fresh), abs=0.01)
@@ -99,30 +108,24 @@ async def test_equal_pictures_are_computed_once_and_only_for_one_salt(models: di
     assert 0 < n_before_b < first.n_prompt_tokens - gguf_mmproj.PICTURE_TOKENS.get(kind, 0)
 
 
-@pytest.mark.parametrize("kind", gguf_mmproj.KINDS)
-async def test_a_conversation_goes_on_without_its_picture_being_computed_again(
-    models: dict[str, Path], kind: str
-) -> None:
-    async with running(spec_of(models[kind]), THREE) as side:
-        opening = message("look at ", A, " please")
-        first = await ask(side, ChatRequest(model="m", messages=(opening,), temperature=0.0, max_tokens=8), salt="s")
-        turns = (opening, ChatMessage(role="assistant", content=first.text), message("and ", B, "?"))
-        request = ChatRequest(model="m", messages=turns, temperature=0.0, max_tokens=12)
-        second = await ask(side, request, salt="s")
-        alone = await ask(side, request)
+async def test_a_conversation_goes_on_without_its_picture_being_computed_again(side: EntrySide, kind: str) -> None:
+    opening = message("look at ", A, " please")
+    first = await ask(side, ChatRequest(model="m", messages=(opening,), temperature=0.0, max_tokens=8), salt="s")
+    turns = (opening, ChatMessage(role="assistant", content=first.text), message("and ", B, "?"))
+    request = ChatRequest(model="m", messages=turns, temperature=0.0, max_tokens=12)
+    second = await ask(side, request, salt="s")
+    alone = await ask(side, request)
     assert second.final is not None
     assert second.final.usage.n_cached_tokens > gguf_mmproj.PICTURE_TOKENS.get(kind, 10)
     assert second.tokens == alone.tokens
 
 
-@pytest.mark.parametrize("kind", gguf_mmproj.KINDS)
-async def test_an_answer_is_gone_on_with_at_any_token(models: dict[str, Path], kind: str) -> None:
+async def test_an_answer_is_gone_on_with_at_any_token(side: EntrySide, kind: str) -> None:
     request = seeing("see ", A, " and ", B, " here", max_tokens=24)
-    async with running(spec_of(models[kind]), THREE) as side:
-        whole = await ask(side, request)
-        for cut in sorted(random.Random(kind).sample(range(1, len(whole.tokens)), 6)):
-            rest = await ask(side, request, resume=whole.tokens[:cut])
-            assert whole.tokens[:cut] + rest.tokens == whole.tokens
+    whole = await ask(side, request)
+    for cut in sorted(random.Random(kind).sample(range(1, len(whole.tokens)), 6)):
+        rest = await ask(side, request, resume=whole.tokens[:cut])
+        assert whole.tokens[:cut] + rest.tokens == whole.tokens
 
 
 async def test_many_at_once_give_what_each_gives_alone(models: dict[str, Path]) -> None:
