@@ -32,7 +32,7 @@ run-entry: setup  ## start a peer without a model; compiles nothing
 
 test: setup-dev  ## set everything up and run every test
 	$(BIN)/pytest $(TWO) -m "not timed" tests/e2e tests/integration tests/unit tests/property tests/conformance
-	$(BIN)/pytest -m timed tests/integration tests/e2e
+	$(BIN)/pytest -m timed $$(grep -rl --include='test_*.py' mark.timed tests)
 
 test-fast: setup-dev  ## the tests that touch no network: a minute
 	$(BIN)/pytest $(TWO) tests/unit tests/property tests/conformance

@@ -72,9 +72,13 @@ async def wait_idle(side: EntrySide) -> None:
 
 
 async def fill_every_cell(side: EntrySide, **members: object) -> None:
-    """As many requests of the full context as there are slots, all at once: impossible if a cell or slot leaked."""
+    """As many requests of the full context as there are slots, all at once: impossible if a cell or slot leaked.
+
+    Most of it is prompt, which is computed many tokens at a time.
+    """
     status = side.engine.status()
-    answers = await ask_all(side, [chat("fill", temperature=0.0, **members)] * status.n_slots)
+    fill = "x" * (status.n_ctx - 100)  # each a token; some more are the template's
+    answers = await ask_all(side, [chat(fill, temperature=0.0, **members)] * status.n_slots)
     for answer in answers:
         assert answer.final is not None
         assert answer.final.finish_reasons == ("length",)
