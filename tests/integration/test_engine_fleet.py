@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -80,6 +81,25 @@ async def machine(
         nursery.cancel_scope.cancel()
 
 
+@pytest.fixture(scope="module")
+def measured_once(specs: list[EngineSpec], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of a machine that ran before."""
+    home = tmp_path_factory.mktemp("home")
+
+    async def run() -> None:
+        async with machine(specs, home) as here:
+            await here.wait_for("ready", "ready", "asleep")
+
+    trio.run(run)
+    return home
+
+
+@pytest.fixture
+def known(measured_once: Path, tmp_path: Path) -> Path:
+    """A copy of it: there the third need not be loaded to be offered."""
+    return Path(shutil.copytree(measured_once, tmp_path / "known"))
+
+
 async def test_the_first_are_loaded_and_the_rest_offered_cold(specs: list[EngineSpec], tmp_path: Path) -> None:
     async with machine(specs, tmp_path) as here:
         await here.wait_for("ready", "ready", "asleep")
@@ -97,9 +117,9 @@ async def test_the_first_are_loaded_and_the_rest_offered_cold(specs: list[Engine
 
 
 async def test_a_request_wakes_its_model_and_the_longest_unused_makes_room(
-    specs: list[EngineSpec], tmp_path: Path
+    specs: list[EngineSpec], known: Path
 ) -> None:
-    async with machine(specs, tmp_path) as here:
+    async with machine(specs, known) as here:
         await here.wait_for("ready", "ready", "asleep")
         await here.sides[0].ask(chat("used later than the other", max_tokens=2))
         before = here.engines[1].status().key_id
@@ -112,8 +132,8 @@ async def test_a_request_wakes_its_model_and_the_longest_unused_makes_room(
         assert all(engine.status().restarts == 0 for engine in here.engines)
 
 
-async def test_requests_that_come_together_share_one_loading(specs: list[EngineSpec], tmp_path: Path) -> None:
-    async with machine(specs, tmp_path) as here:
+async def test_requests_that_come_together_share_one_loading(specs: list[EngineSpec], known: Path) -> None:
+    async with machine(specs, known) as here:
         await here.wait_for("ready", "ready", "asleep")
         answered: list[int] = []
 
@@ -130,10 +150,10 @@ async def test_requests_that_come_together_share_one_loading(specs: list[EngineS
 
 
 async def test_a_model_with_requests_is_never_unloaded(
-    specs: list[EngineSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    specs: list[EngineSpec], known: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fleet, "MAX_ROOM_WAIT_S", 0.5)
-    async with machine(specs, tmp_path) as here:
+    async with machine(specs, known) as here:
         await here.wait_for("ready", "ready", "asleep")
         held = [side.seal(chat("long", temperature=0.0))[0] for side in here.sides[:2]]
         async with here.engines[0].submit(held[0]) as first, here.engines[1].submit(held[1]) as second:
@@ -148,9 +168,9 @@ async def test_a_model_with_requests_is_never_unloaded(
 
 
 async def test_who_fits_now_does_not_wait_behind_who_waits_for_room(
-    specs: list[EngineSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    specs: list[EngineSpec], known: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with machine(specs, tmp_path) as here:
+    async with machine(specs, known) as here:
         await here.wait_for("ready", "ready", "asleep")
         large = here.engines[2]
         monkeypatch.setattr(here.fleet, "_least", lambda engine: (400 if engine is large else 200) * MIB)
@@ -167,9 +187,9 @@ async def test_who_fits_now_does_not_wait_behind_who_waits_for_room(
             assert here.states == ["ready", "ready", "asleep"]
 
 
-async def test_who_was_just_loaded_stays_as_long_as_that_took(specs: list[EngineSpec], tmp_path: Path) -> None:
+async def test_who_was_just_loaded_stays_as_long_as_that_took(specs: list[EngineSpec], known: Path) -> None:
     """Requests to two cold models in turn had the machine load and nothing else."""
-    async with machine(specs, tmp_path) as here:
+    async with machine(specs, known) as here:
         await here.wait_for("ready", "ready", "asleep")
         guest = here.engines[2]
         held, _ = here.sides[0].seal(chat("long", temperature=0.0))
@@ -204,9 +224,9 @@ async def test_want_of_memory_passes(specs: list[EngineSpec], tmp_path: Path) ->
 
 
 async def test_an_idle_guest_leaves_and_whom_it_displaced_comes_back(
-    specs: list[EngineSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    specs: list[EngineSpec], known: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with machine(specs, tmp_path) as here:
+    async with machine(specs, known) as here:
         await here.wait_for("ready", "ready", "asleep")
         await here.sides[2].ask(chat("guest", max_tokens=1))
         await here.wait_for("asleep", "ready", "ready")
@@ -274,8 +294,8 @@ async def test_what_can_never_fit_says_what_it_takes(specs: list[EngineSpec], tm
         assert "50 MB is free" in here.engines[0].status().detail
 
 
-async def test_a_dead_guest_is_loaded_again_and_owes_nothing(specs: list[EngineSpec], tmp_path: Path) -> None:
-    async with machine(specs, tmp_path) as here:
+async def test_a_dead_guest_is_loaded_again_and_owes_nothing(specs: list[EngineSpec], known: Path) -> None:
+    async with machine(specs, known) as here:
         await here.wait_for("ready", "ready", "asleep")
         pid = here.engines[2].pid
         assert pid is not None
