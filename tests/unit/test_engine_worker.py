@@ -1,0 +1,42 @@
+"""The worker's loop: answers that are due about the same time are sealed in one turn."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from mcd.engine.worker import SHARED_FLUSH_S, Worker
+
+
+class Due:
+    """An answer that writes down when it was flushed."""
+
+    is_over, is_paused, has_credit = False, False, True
+
+    def __init__(self, id: int, due_at: float) -> None:
+        self.id = id
+        self.due_at = due_at
+        self.flushed = 0
+
+    def flush(self) -> None:
+        self.flushed += 1
+
+
+def test_answers_due_soon_after_a_flush_wait_for_each_other() -> None:
+    worker = Worker(SimpleNamespace(post=None), SimpleNamespace(), SimpleNamespace())
+    first, *_ = answers = [Due(1, 10.0), Due(2, 10.01), Due(3, 10.02)]
+    worker._answers = {answer.id: answer for answer in answers}
+    worker._turn.scheduled += answers
+
+    def flushed_at(now: float) -> list[int]:
+        worker._turn.now = now
+        worker._flush_due()
+        return [answer.flushed for answer in answers]
+
+    assert flushed_at(9.99) == [0, 0, 0]
+    assert flushed_at(10.0) == [1, 0, 0]
+    assert flushed_at(10.03) == [1, 0, 0]
+    assert worker._next_flush_at() == 10.0 + SHARED_FLUSH_S
+    assert flushed_at(10.0 + SHARED_FLUSH_S) == [1, 1, 1]
+    first.due_at = 11.0
+    worker._turn.scheduled.append(first)
+    assert flushed_at(11.0) == [2, 1, 1]
