@@ -61,7 +61,8 @@ class Answer:
         self._keys = keys
         self._turn = turn
         self._policy = FlushPolicy()
-        self._parts = PartPolicy()
+        self._parts: PartPolicy | None = None
+        """Of a task; a chat has none."""
         self._credit = CREDIT_CHUNKS
         self._gathered: list[Piece] = []
         self._has_started = False
@@ -92,6 +93,8 @@ class Answer:
 
     def part(self, part: Part) -> None:
         """Results of a task: what is there at a flush leaves together, as pieces do."""
+        if self._parts is None:
+            self._parts = PartPolicy()
         self._parts.put(part)
         if not self.is_paused:
             self._seal_parts(self._parts.flush(self._turn.now))
@@ -101,7 +104,8 @@ class Answer:
         """Seal what is left, the end padding and the final frame."""
         self._to_policy()
         self._seal_all(self._policy.finish())
-        self._seal_parts(self._parts.finish())
+        if self._parts is not None:
+            self._seal_parts(self._parts.finish())
         if not self.is_over:
             self._seal_end(tuple(finish_reasons), usage)
 
@@ -143,7 +147,8 @@ class Answer:
             return
         self._to_policy()
         self._seal_all(self._policy.flush(self._turn.now))
-        self._seal_parts(self._parts.flush(self._turn.now))
+        if self._parts is not None:
+            self._seal_parts(self._parts.flush(self._turn.now))
         self._set_due()
 
     def add_credit(self, n_chunks: int) -> None:
@@ -185,7 +190,7 @@ class Answer:
         self._chunk(frame, n_tokens)
 
     def _set_due(self) -> None:
-        self.due_at = self._policy.due_at or self._parts.due_at
+        self.due_at = self._policy.due_at or (self._parts.due_at if self._parts is not None else None)
         if self.due_at is not None:
             self._turn.scheduled.append(self)
 

@@ -50,6 +50,7 @@ class Batch:
         self._output = np.zeros(n_rows, np.int8)
         # the same for `add_one`: one number costs numpy two to four times as much as it costs these
         self._one_token, self._one_pos = self._token.data, self._pos.data
+        self._zeros = np.zeros(n_rows, np.int32).data
         self._one_seq, self._one_output = self._seq.data, self._output.data
         self._ids = np.arange(n_sequences, dtype=np.int32)
         base = self._ids.ctypes.data
@@ -66,7 +67,7 @@ class Batch:
 
     def clear(self) -> None:
         """Start over; the tokens are overwritten, for they are somebody's prompt."""
-        self._token[: self.n_rows] = 0
+        self._one_token[: self.n_rows] = self._zeros[: self.n_rows]
         self.n_rows = 0
 
     def add(self, tokens: Sequence[int], pos: int, sequence: int, *, wants_output: bool) -> int:

@@ -54,9 +54,9 @@ class Sequence:
     """Owner: Scheduler from admission to its end; its sampler is freed by `close`."""
 
     __slots__ = (
-        "_characters", "_parser", "_stops", "_vocabulary", "choice", "finish_reason", "is_held", "is_paused", "job",
-        "last_token", "limit", "n_cached", "n_generated", "n_logprobs", "n_reasoning", "prompt", "replayed", "sampler",
-        "slot", "spans", "stops_after_call",
+        "_characters", "_is_plain", "_parser", "_stops", "_vocabulary", "choice", "finish_reason", "is_held",
+        "is_paused", "job", "last_token", "limit", "n_cached", "n_generated", "n_logprobs", "n_reasoning", "prompt",
+        "replayed", "sampler", "slot", "spans", "stops_after_call",
     )  # fmt: skip
 
     def __init__(
@@ -96,6 +96,8 @@ class Sequence:
         self._characters = Characters()
         self._stops = Stops(job.request.stop)
         self._parser = parser
+        self._is_plain = False
+        """A token's text is shown as it is: nothing is held back and nothing looked for."""
 
     def replay(self) -> None:
         """Bring the text to where an earlier provider stopped; what that showed is not shown again.
@@ -103,7 +105,9 @@ class Sequence:
         Sets ``finish_reason`` when nothing is left to say.
         """
         for token in self.replayed:
-            self._show(token)
+            piece = self._vocabulary[token]
+            if piece is not None:
+                self._show(piece)
         if self._stops.is_stopped:  # it had said everything, but its end was lost with the provider
             self._finish("stop")
         elif self._has_called_enough():
@@ -123,21 +127,25 @@ class Sequence:
             self._finish("too slow")
             return None
         self.last_token = token
-        shown = self._show(token)
-        if shown is None:
+        piece = self._vocabulary[token]
+        if piece is None:
             self._finish("stop")
             return None
         self.n_generated += 1
-        text, reasoning, calls = shown
-        self.n_reasoning += bool(reasoning) or self._is_thinking()
         logprob = self._logprob(token, logits, model) if logits is not None and self.n_logprobs >= 0 else None
-        if self._stops.is_stopped:
-            self._finish("stop")
-        elif self._has_called_enough():
-            self._finish("tool_calls")
-        elif self.n_generated >= self.limit:
+        if self._is_plain and isinstance(piece, str):
+            added = Piece(self.choice, token, piece, logprob=logprob)
+        else:
+            text, reasoning, calls = self._show(piece)
+            self.n_reasoning += bool(reasoning) or self._is_thinking()
+            added = Piece(self.choice, token, text, reasoning, calls, logprob)
+            if self._stops.is_stopped:
+                self._finish("stop")
+            elif self._has_called_enough():
+                self._finish("tool_calls")
+        if self.n_generated >= self.limit and not self.finish_reason:
             self._finish("length")
-        return Piece(self.choice, token, text, reasoning, calls, logprob)
+        return added
 
     def rest(self) -> Piece | None:
         """What was held back, once it has finished."""
@@ -167,12 +175,10 @@ class Sequence:
     def _has_called_enough(self) -> bool:
         return self.stops_after_call and self._parser is not None and self._parser.calls.n_complete > 0
 
-    def _show(self, token: int) -> tuple[str, str, tuple[ToolCallDelta, ...]] | None:
-        piece = self._vocabulary[token]
-        if piece is None:
-            return None
+    def _show(self, piece: str | bytes) -> tuple[str, str, tuple[ToolCallDelta, ...]]:
         text, parser = self._characters.feed(piece), self._parser
         if parser is None or parser.is_over:
+            self._is_plain = not (self._stops.is_wanted or self._characters.is_inside)
             return self._stops.feed(text), "", ()
         parsed = parser.feed(text)
         # stop strings end the answer proper: what a model thinks or calls cannot contain one

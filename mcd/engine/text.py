@@ -15,20 +15,21 @@ _new_decoder = codecs.getincrementaldecoder("utf-8")
 class Characters:
     """Bytes to text. Owner: the slot that produces them."""
 
-    __slots__ = ("_decoder", "_has_partial")
+    __slots__ = ("_decoder", "is_inside")
 
     def __init__(self) -> None:
         self._decoder = _new_decoder("replace")
-        self._has_partial = False
+        self.is_inside = False
+        """The last character is not whole yet."""
 
     def feed(self, piece: bytes | str) -> str:
         """Add one token, as text where its bytes are valid UTF-8 by themselves; return its whole characters."""
         if isinstance(piece, str):
-            if not self._has_partial:
+            if not self.is_inside:
                 return piece
             piece = piece.encode()
         text = self._decoder.decode(piece)
-        self._has_partial = bool(self._decoder.getstate()[0])
+        self.is_inside = bool(self._decoder.getstate()[0])
         return text
 
     def finish(self) -> str:
@@ -46,6 +47,11 @@ class Stops:
         self._stops = tuple(stop for stop in stops if stop)
         self.is_stopped = False
         """A stop string was found; nothing more will be shown."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """There are stop strings."""
+        return bool(self._stops)
 
     def feed(self, text: str) -> str:
         """Add text; return what may be shown now."""
