@@ -50,10 +50,12 @@ class Keyring:
         self._verified[candidate.peer_id, candidate.model.digest] = config
         return config
 
-    def forget(self, candidate: Candidate) -> None:
-        """The provider does not know this key any more: fetch again next time."""
-        self._verified.pop((candidate.peer_id, candidate.model.digest), None)
-        self._probe.forget_keys(candidate.peer_id)
+    def forget(self, candidate: Candidate, config: KeyConfig) -> None:
+        """The provider does not know this key any more: fetch again, unless another request has done so already."""
+        where = candidate.peer_id, candidate.model.digest
+        if self._verified.get(where) is config:
+            del self._verified[where]
+        self._probe.forget_keys(candidate.peer_id, candidate.digest, {config.key_id, candidate.model.key_id})
 
 
 def _that_hold(keys: EngineKeys, peer_key: bytes, now_ms: int) -> list[KeyConfig]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Collection
+from weakref import WeakValueDictionary
 
 import trio
 
@@ -40,6 +42,15 @@ LOAD_LIFETIME_S = 180.0
 """A load heard before is no longer shown.   [ID-35]"""
 
 
+class _Ask:
+    """One question for a peer's keys on behalf of all who need them meanwhile. Owner: they."""
+
+    def __init__(self) -> None:
+        self.lock = trio.Lock()
+        self.is_over = False
+        """It was answered or failed; not set when who asked was cancelled, so the next one asks."""
+
+
 class Probe:
     """Owner of the directory. All methods run on the trio thread."""
 
@@ -51,6 +62,7 @@ class Probe:
         self._log = log
         self._keys: dict[PeerId, dict[ModelDigest, tuple[bytes, EngineKeys]]] = {}
         """What a peer last told, each with the seal key id of the record that came along. Gone with its link."""
+        self._asks: WeakValueDictionary[PeerId, _Ask] = WeakValueDictionary()
         self._asked_at: dict[PeerId, Seconds] = {}
         self._loads: dict[PeerId, tuple[Seconds, int]] = {}
         """When a peer last told how many requests run there, and how many. Both gone with its link."""
@@ -185,20 +197,39 @@ class Probe:
     async def engine_keys(self, peer_id: PeerId, digest: ModelDigest, key_id: bytes) -> EngineKeys:
         """The key material of one engine, asked for again when its record names a newer seal key.
 
+        Who needs a peer's keys while they are asked for waits for that answer: a hundred requests at once ask once.
+
         Raises:
             PeerError: The peer does not answer, or serves this model no longer.
         """
-        held = self._keys.get(peer_id, {}).get(digest)
-        if held is None or held[0] != key_id or not held[1].configs:
-            await self.ask(peer_id)
-            held = self._keys.get(peer_id, {}).get(digest)
-        if held is None or not held[1].configs:
+        held = self._held_keys(peer_id, digest)
+        if held is None or held[0] != key_id:
+            ask = self._asks.setdefault(peer_id, _Ask())
+            async with ask.lock:
+                if not ask.is_over:
+                    await self._ask_for_all(peer_id, ask)
+            held = self._held_keys(peer_id, digest)
+        if held is None:
             raise StreamBrokenError("the provider has no seal key for this model now")
         return held[1]
 
-    def forget_keys(self, peer_id: PeerId) -> None:
-        """A provider called our key unknown, or is gone: ask again next time."""
-        self._keys.pop(peer_id, None)
+    async def _ask_for_all(self, peer_id: PeerId, ask: _Ask) -> None:
+        try:
+            await self.ask(peer_id)
+        except McdError:
+            ask.is_over = True
+            raise
+        ask.is_over = True
+
+    def _held_keys(self, peer_id: PeerId, digest: ModelDigest) -> tuple[bytes, EngineKeys] | None:
+        held = self._keys.get(peer_id, {}).get(digest)
+        return held if held is not None and held[1].configs else None
+
+    def forget_keys(self, peer_id: PeerId, digest: ModelDigest, key_ids: Collection[bytes]) -> None:
+        """A provider called one of these keys unknown: ask again next time, unless newer ones are here already."""
+        held = self._keys.get(peer_id, {}).get(digest)
+        if held is not None and held[0] in key_ids:
+            self._keys.pop(peer_id)
 
 
 async def _read_reply(stream: Stream) -> InfoReply:

@@ -137,7 +137,8 @@ class Session:
             ClaimedFaultError: The provider says that the request itself is at fault.
             PeerError: This provider failed or refused; another may be tried.
         """
-        talk, answer = self._begin(candidate, asked, await self._keyring.config(candidate))
+        config = await self._keyring.config(candidate)
+        talk, answer = self._begin(candidate, asked, config)
         failure: McdError | None = None
         try:
             while not answer.is_complete:
@@ -153,7 +154,7 @@ class Session:
         except McdError as problem:
             failure = problem
             if isinstance(problem, RefusedError) and problem.reason == RefuseReason.KEY_UNKNOWN:
-                self._keyring.forget(candidate)
+                self._keyring.forget(candidate, config)
             raise
         finally:
             has_ended = answer.is_complete or failure is not None

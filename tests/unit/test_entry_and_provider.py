@@ -29,11 +29,12 @@ from mcd.errors import (
     ModelNotFoundError,
     NoProviderError,
     PeerError,
+    PeerTimeoutError,
     RefusedError,
     RemoteProtocolError,
 )
 from mcd.exchange.states import CANCEL_TIMEOUT_S
-from mcd.ids import ModelDigest
+from mcd.ids import ModelDigest, PeerId
 from mcd.log import Log
 from mcd.ports import Stream
 from mcd.provider.announce import Announcer
@@ -41,6 +42,7 @@ from mcd.provider.serve import Provider
 from mcd.routing.directory import Directory
 from mcd.routing.plan import Candidate, Want, candidates
 from mcd.units import UnixMs
+from mcd.wire import info
 from mcd.wire.messages import EXCHANGE_PROTOCOL, INFO_PROTOCOL, EngineKeys, RefuseReason
 from mcd.wire.payload import Delta, Failure, Final, Vectors
 from mcd.wire.signing import SigningKey, peer_id
@@ -167,8 +169,97 @@ async def test_a_config_that_does_not_hold_leaves_the_others_usable(monkeypatch:
         later_suite = keys.configs[0][:1] + b"\0\3" + keys.configs[0][3:]
         more = EngineKeys(DIGEST, keys.certificate, (b"", later_suite, *keys.configs))
         monkeypatch.setattr(engine, "keys", lambda: more)
-        entry.probe.forget_keys(providers["ada"].peer_id)
+        entry.probe.forget_keys(providers["ada"].peer_id, DIGEST, {key_id_of(entry)})
         assert text(await entry.ask()) == words(5)
+
+
+def key_id_of(entry: Node) -> bytes:
+    [candidate] = entry.directory.snapshot(VirtualClock().unix_ms()).by_alias[ALIAS]
+    return candidate.model.key_id
+
+
+@pytest.mark.spec("ID-37")
+async def test_a_hundred_requests_at_once_ask_for_keys_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each asked by itself, and a provider answers one address only so many."""
+    async with nodes(ada=Play()) as (entry, providers):
+        ada, asked = providers["ada"].peer_id, list[PeerId]()
+        ask = entry.probe.ask
+
+        async def counted(peer_id: PeerId) -> info.Answer:
+            asked.append(peer_id)
+            return await ask(peer_id)
+
+        monkeypatch.setattr(entry.probe, "ask", counted)
+        for _ in range(2):
+            entry.probe.forget_keys(ada, DIGEST, {key_id_of(entry)})
+            answers = list[EngineKeys]()
+
+            async def one(answers: list[EngineKeys] = answers) -> None:
+                keys = await entry.probe.engine_keys(ada, DIGEST, key_id_of(entry))
+                answers.append(keys)
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(100):
+                    nursery.start_soon(one)
+            assert len(answers) == 100
+        n_asked = len(asked)
+        assert n_asked <= 3  # one a round, and one for the link
+        entry.probe.forget_keys(ada, DIGEST, {b"of a request that was sealed before"})
+        await entry.probe.engine_keys(ada, DIGEST, key_id_of(entry))
+        assert len(asked) == n_asked
+
+
+async def test_who_leaves_while_asking_for_keys_takes_nobody_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with nodes(ada=Play()) as (entry, providers):
+        ada = providers["ada"].peer_id
+        ask = entry.probe.ask
+        n_asked = 0
+
+        async def first_hangs(peer_id: PeerId) -> info.Answer:
+            nonlocal n_asked
+            n_asked += 1
+            if n_asked == 1:
+                await trio.sleep_forever()
+            return await ask(peer_id)
+
+        monkeypatch.setattr(entry.probe, "ask", first_hangs)
+        key_id = key_id_of(entry)
+        entry.probe.forget_keys(ada, DIGEST, {key_id})
+
+        async def comes_later() -> None:
+            await trio.sleep(0.5)
+            assert (await entry.probe.engine_keys(ada, DIGEST, key_id)).configs
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(comes_later)
+            with trio.move_on_after(1):
+                await entry.probe.engine_keys(ada, DIGEST, key_id)
+        assert n_asked > 1
+
+
+async def test_a_peer_that_does_not_answer_fails_all_who_wait_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with nodes(ada=Play()) as (entry, providers):
+        ada, failed = providers["ada"].peer_id, list[McdError]()
+        key_id = key_id_of(entry)
+
+        async def silence(peer_id: PeerId) -> info.Answer:
+            await trio.sleep(5)
+            raise PeerTimeoutError("no answer")
+
+        async def one() -> None:
+            try:
+                await entry.probe.engine_keys(ada, DIGEST, key_id)
+            except PeerError as problem:
+                failed.append(problem)
+
+        monkeypatch.setattr(entry.probe, "ask", silence)
+        entry.probe.forget_keys(ada, DIGEST, {key_id})
+        began_at = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(one)
+        assert len(failed) == 10
+        assert trio.current_time() - began_at == pytest.approx(5)
 
 
 @pytest.mark.spec("ENV-47")
