@@ -24,7 +24,7 @@ class Active:
             n_prompt_tokens,
             sum(s.n_generated for s in self.sequences),
             # what the first choice found cached; the others share the first's prompt
-            min(n_prompt_tokens, self.sequences[0].n_cached),
+            min(n_prompt_tokens, self.sequences[0].n_cached) if self.sequences else 0,
             sum(s.n_reasoning for s in self.sequences),
         )
 

@@ -137,10 +137,7 @@ class Scheduler:
             self._batch.clear_scratch(self._context.handle)
             self._pace.tuned(now)
         for sequence, token, row_chosen_from in self._choosing.take():
-            if token is None:
-                self._break(sequence, now)
-            else:
-                self._take(sequence, token, row_chosen_from, now)
+            self._go_on(sequence, token, row_chosen_from, now)
         self._admit(now)
         has_looked = self._look(now)
         outputs, prefilled = self._fill()
@@ -158,14 +155,21 @@ class Scheduler:
         context = self._context.handle
         # all are chosen before any is told: to choose sweeps the vocabulary through the caches that telling lives in
         for sequence, row, chosen in [(s, row, s.sampler.sample(context, row)) for s, row in outputs]:
-            if isinstance(chosen, Deferred):
-                self._choosing.add(sequence, chosen)
-                continue
-            has_use = sequence.n_logprobs >= 0
+            has_use = sequence.n_logprobs >= 0 and not isinstance(chosen, Deferred)
             logits = row_of_logits(self._model.lib, context, row, self._model.n_vocab) if has_use else None
-            self._take(sequence, chosen, logits, now)
+            self._go_on(sequence, chosen, logits, now)
 
     # --- one step ---
+
+    def _go_on(self, sequence: Sequence, chosen: int | Deferred | None, logits: Floats | None, now: Seconds) -> None:
+        if sequence.slot is None:
+            return  # another choice ended their request in this same step
+        if chosen is None:
+            self._break(sequence, now)
+        elif isinstance(chosen, Deferred):
+            self._choosing.add(sequence, chosen)
+        else:
+            self._take(sequence, chosen, logits, now)
 
     def _take(self, sequence: Sequence, token: int, logits: Floats | None, now: Seconds) -> None:
         """Add a token to its answer, and end what ends by it."""

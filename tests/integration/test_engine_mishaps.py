@@ -1,0 +1,76 @@
+"""What goes wrong in one request ends that one, once, and nobody else's. In this process, on a real model."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Iterator
+
+import pytest
+
+from mcd.engine.backend import Job
+from mcd.engine.compiling import Compiling
+from mcd.engine.llama import LlamaBackend
+from mcd.engine.load import open_llama
+from mcd.engine.messages import EngineOptions, FailureCode
+from mcd.engine.rendering import Rendering
+from mcd.engine.sampler import DEAD_END, Sampler
+from mcd.errors import UserError
+from tests.fakes import gguf_make
+from tests.fakes.engine_entry import chat
+from tests.integration.test_engine_resume import Shown, answer
+
+
+class Ends(Shown):
+    """Takes every end there is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: list[object] = []
+
+    def failed(self, error: UserError) -> None:
+        self.ends.append(error.code)
+
+    def broken(self, code: int) -> None:
+        self.ends.append(code)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaBackend]:
+    path = gguf_make.make(tmp_path_factory.mktemp("models") / "tiny.gguf", n_ctx=512)
+    backend = open_llama(str(path), EngineOptions(n_threads=1, n_slots=3), Rendering.start(), Compiling.start())
+    yield backend
+    backend.close()
+
+
+def ends(engine: LlamaBackend, n: int) -> list[object]:
+    shown = Ends()
+    engine.submit(Job(1, chat("hello", temperature=1.0, seed=1, max_tokens=20, n=n), shown))
+    while not shown.ends:
+        select.select(engine.wakers(), [], [], engine.wait_s(0.0))
+        engine.step(0.0)
+    for _ in range(3):
+        engine.step(0.0)
+    return shown.ends
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_choices_that_cannot_go_on_in_one_step_end_their_request_once(
+    engine: LlamaBackend, monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    """The second one's end came when the first had ended the request already, and ended the process."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Sampler, "sample", lambda self, context, row: DEAD_END)
+        assert len(ends(engine, n)) == 1
+    assert answer(engine, chat("hello", max_tokens=5)).end is not None
+
+
+def test_a_bug_before_the_first_choice_ends_that_request_alone(
+    engine: LlamaBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> int:
+        raise RuntimeError("a bug of ours")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_limit", fails)
+        assert ends(engine, 1) == [FailureCode.INTERNAL]
+    assert answer(engine, chat("hello", max_tokens=5)).end is not None
