@@ -45,6 +45,11 @@ def flood(peer: Peer, stop: threading.Event) -> None:
                 stop.wait(0.5)  # refused: more is open than one entry may have
 
 
+def is_full(engine: dict[str, Any], n_held: int) -> bool:
+    """Some wait, and one entry has all it may or more; between an end and the next start it has less."""
+    return bool(engine["n_waiting"] and engine["n_running"] >= n_held)
+
+
 @pytest.mark.spec("EX-33", "EX-34", "EX-35")
 @pytest.mark.parametrize(("n_slots", "waits_s"), [(1, ANSWER_S), (4, 0.0)])
 def test_a_second_entry_waits_for_one_end_at_most(
@@ -65,8 +70,8 @@ def test_a_second_entry_waits_for_one_end_at_most(
         sender.start()
     try:
         n_held = max(1, n_slots - n_slots // 4)
-        provider.wait(lambda status: status["engines"][0]["n_waiting"], "full")
-        assert provider.read("status")["engines"][0]["n_running"] == n_held
+        full = provider.wait(lambda status: is_full(status["engines"][0], n_held), "full")
+        assert full["engines"][0]["n_running"] == n_held
         assert first_token_s(modest, "quick") < waits_s + 2.0
     finally:
         stop.set()
