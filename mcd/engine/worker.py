@@ -235,7 +235,7 @@ def main(fd: int) -> int:
         link.post(messages.CertificateWanted(keys.engine_public_key))
         keys.install_certificate(_expect(link, Certificate).certificate)
         keys.rotate(_unix_ms())
-        report = (*report, load.lock_keys())  # while the heap holds little but the keys
+        report = (*report, load.lock_keys())  # before requests make the heap larger than may be locked
         link.post(messages.Asleep(keys.configs(), keys.key_id, report), 8192)
         options = _sleep(link, keys)
         try:

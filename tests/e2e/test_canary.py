@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import gguf
 import psutil
 import pytest
 
 from mcd.engine.catalogue import embedded_path
 from scripts.local_mesh import LocalMesh, Peer, local_mesh, serves
-from tests.e2e.conftest import client_of
+from tests.e2e.conftest import client_of, never_ends
 from tests.e2e.memory import engine_pids, readable_engine, search, spellings
 
 LONG = 1500
@@ -61,12 +60,6 @@ def token_ids(text: str) -> list[int]:
     done = subprocess.run([sys.executable, "-c", code, str(embedded_path()), text], capture_output=True, check=True)
     ids: list[int] = json.loads(done.stdout)
     return ids[2:-2]
-
-
-def never_ends() -> dict[str, int]:
-    """A bias against the tokens that end an answer: the model may be done before its first frame leaves."""
-    fields = gguf.GGUFReader(embedded_path()).fields
-    return {str(fields[f"tokenizer.ggml.{name}_token_id"].contents()): -100 for name in ("bos", "eos")}
 
 
 def files_of(peer: Peer, folder: Path) -> bytes:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from openai import NotFoundError
 
 from scripts.local_mesh import LocalMesh, Peer, local_mesh, serves
-from tests.e2e.conftest import client_of
+from tests.e2e.conftest import client_of, never_ends
 from tests.e2e.test_mesh_lives import seconds_until
 from tests.foreign import gossip
 from tests.foreign.entry import Exchange, ask, ask_info
@@ -82,7 +82,8 @@ def test_foreign_entry_cancels_and_has_a_receipt(ada: Peer) -> None:
     async def use(link: Link, network: str) -> Exchange:
         provider = await ask_info(link, network)
         digest = provider.offer(ALIAS)["digest"]
-        return await ask(link, provider.keys[digest][-1], digest, HELLO, cancel_after=1)
+        long = HELLO | {"max_tokens": 1500, "logit_bias": never_ends()}
+        return await ask(link, provider.keys[digest][-1], digest, long, cancel_after=1)
 
     answer = linked(ada, use)
     assert answer.state == "FINISHED"
