@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from mcd.engine.worker import SHARED_FLUSH_S, Worker
+from mcd.engine.worker import MAX_SHARED, SHARED_FLUSH_S, Worker
 
 
 class Due:
@@ -21,11 +21,16 @@ class Due:
         self.flushed += 1
 
 
-def test_answers_due_soon_after_a_flush_wait_for_each_other() -> None:
+def holding(answers: list[Due]) -> Worker:
     worker = Worker(SimpleNamespace(post=None), SimpleNamespace(), SimpleNamespace())
-    first, *_ = answers = [Due(1, 10.0), Due(2, 10.01), Due(3, 10.02)]
     worker._answers = {answer.id: answer for answer in answers}
     worker._turn.scheduled += answers
+    return worker
+
+
+def test_answers_due_soon_after_a_flush_wait_for_each_other() -> None:
+    first, *_ = answers = [Due(1, 10.0), Due(2, 10.01), Due(3, 10.02)]
+    worker = holding(answers)
 
     def flushed_at(now: float) -> list[int]:
         worker._turn.now = now
@@ -40,3 +45,18 @@ def test_answers_due_soon_after_a_flush_wait_for_each_other() -> None:
     first.due_at = 11.0
     worker._turn.scheduled.append(first)
     assert flushed_at(11.0) == [2, 1, 1]
+
+
+def test_a_hundred_answers_due_at_once_leave_in_small_groups_within_the_time_that_they_share() -> None:
+    answers = [Due(id, 10.0) for id in range(100)]
+    worker = holding(answers)
+    groups = []
+    now = 10.0
+    while sum(groups) < len(answers):
+        worker._turn.now = now
+        worker._flush_due()
+        groups.append(sum(answer.flushed for answer in answers) - sum(groups))
+        now = worker._next_flush_at() if worker._due else now
+    assert groups == [MAX_SHARED] * 6 + [4]
+    assert all(answer.flushed == 1 for answer in answers)
+    assert now - 10.0 <= SHARED_FLUSH_S
