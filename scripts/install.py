@@ -102,15 +102,14 @@ def processor() -> bytes:
     return next((line.encode() for line in lines if line.startswith(("flags", "Features"))), b"")
 
 
-def wheel_folder() -> Path:
+def wheel_folder(options: str) -> Path:
     """Where the built wheel is kept; one folder a (version, processor, build options)."""
     base = os.environ.get("MCD_WHEEL_CACHE") or Path.home() / ".cache" / "modelcloud" / "wheels"
-    options = os.environ.get("CMAKE_ARGS", "").encode()
     system = f"{platform.system()} {platform.machine()} {'.'.join(platform.libc_ver())}".encode()
-    return Path(base) / digest((LOCKS / "llama.lock").read_bytes(), system, processor(), options)
+    return Path(base) / digest((LOCKS / "llama.lock").read_bytes(), system, processor(), options.encode())
 
 
-def build_llama(folder: Path) -> None:
+def build_llama(folder: Path, options: str) -> None:
     """Build llama-cpp-python from its hash-checked source, showing how far it is."""
     compiler = os.environ.get("CXX", "c++")
     if shutil.which(compiler) is None:
@@ -118,7 +117,8 @@ def build_llama(folder: Path) -> None:
     say(f"building llama.cpp for this processor: {BUILD_MINUTES} on two cores, once; the result is kept in {folder}")
     fresh = folder.with_name(f"{folder.name}.{os.getpid()}")
     command = [PYTHON, "-m", "pip", "--disable-pip-version-check", "wheel", "-v", "--no-deps", "--no-build-isolation"]
-    command += ["--require-hashes", "--no-binary", ":all:", "-r", LOCKS / "llama.lock", "-w", fresh]
+    # pip keeps wheels too, but knows them by their source alone: it would hand out one that was built without CUDA
+    command += ["--no-cache-dir", "--require-hashes", "--no-binary", ":all:", "-r", LOCKS / "llama.lock", "-w", fresh]
     path = f"{VENV / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
     began = time.monotonic()
     with subprocess.Popen(
@@ -127,7 +127,7 @@ def build_llama(folder: Path) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env={**os.environ, "PATH": path},
+        env={**os.environ, "PATH": path, "CMAKE_ARGS": options},
     ) as build:
         assert build.stdout is not None
         tail = show_progress(build.stdout, began)
@@ -159,15 +159,21 @@ def show_progress(lines: object, began: float) -> list[str]:
 
 
 def install_llama() -> None:
-    """Install llama-cpp-python from the kept wheel, building it first if need be."""
-    folder = wheel_folder()
-    stamp = VENV / f".llama.{folder.name}"
-    if stamp.exists():
+    """Install llama-cpp-python from the kept wheel, building it first if need be.
+
+    CMAKE_ARGS says how to build; unset, as it was built last: who built for a GPU once need not say so each time.
+    """
+    stamp = VENV / ".llama"
+    installed, _, built_with = stamp.read_text().partition("\n") if stamp.exists() else ("", "", "")
+    options = os.environ.get("CMAKE_ARGS", built_with)
+    folder = wheel_folder(options)
+    if installed == folder.name:
         return
     if not list(folder.glob("llama_cpp_python-*.whl")):
-        build_llama(folder)
+        build_llama(folder, options)
+    stamp.unlink(missing_ok=True)
     pip("install", "--no-deps", "--force-reinstall", *folder.glob("llama_cpp_python-*.whl"))
-    stamp.touch()
+    stamp.write_text(f"{folder.name}\n{options}")
 
 
 def fetch_test_files() -> None:
