@@ -15,7 +15,7 @@ The map. A room imports only rooms below its line; rooms on one line never impor
     exchange     one request between two peers, sans-IO       api   foreign JSON <-> our requests and events
     routing      which provider, and why                      payments   integer money, receipts
     wire         every struct that crosses a peer boundary, its limits, and the MCS/1 envelope
-    config log cards rate   errors ids units
+    config log cards rate   errors ids units spool
 
 Read next: specs/00-introduction.md (one request end to end), then mcd/exchange/states.py.
 """

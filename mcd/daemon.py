@@ -37,7 +37,7 @@ from mcd.gateway.bridge import Bridge, Started
 from mcd.gateway.control import Control
 from mcd.gateway.loops import run_loops
 from mcd.gateway.metrics import Metrics
-from mcd.log import Log
+from mcd.log import Log, on_stderr
 from mcd.mesh.network import Libp2pMesh
 from mcd.ports import DaemonStatus
 from mcd.provider.announce import Announcer
@@ -240,10 +240,10 @@ def run(config: Config, on_up: Callable[[DaemonStatus], None]) -> int:
         _need_gpus()
     allow_open_files()
     return_large_blocks()
-    log = Log(config.log_level)
     keys.open_home(config.home)
-    daemon = Daemon(config, keys.load_or_create(config.home), log)
-    run_loops(daemon.run_mesh, partial(daemon.run_gateway, on_up))
+    with on_stderr(config.log_level) as log:
+        daemon = Daemon(config, keys.load_or_create(config.home), log)
+        run_loops(daemon.run_mesh, partial(daemon.run_gateway, on_up))
     return 0
 
 

@@ -12,9 +12,12 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from typing import TextIO
 
 import msgspec
+
+from mcd.spool import Spool
 
 FIELDS = frozenset(
     {
@@ -35,7 +38,7 @@ Value = str | int | float | bool | None
 class Log:
     """Writes events at or above a level. Owner: `mcd.daemon`, which hands it to the rooms."""
 
-    def __init__(self, level: str = "info", out: TextIO | None = None) -> None:
+    def __init__(self, level: str = "info", out: TextIO | Spool | None = None) -> None:
         self._threshold = LEVELS.index(level)
         self._out = out if out is not None else sys.stderr
         self._is_for_people = self._out.isatty()
@@ -51,12 +54,9 @@ class Log:
             raise ValueError(f"log fields not on the allow-list: {sorted(unknown)}")
         if LEVELS.index(level) < self._threshold:
             return
-        line: dict[str, Value] = {"time": round(time.time(), 3), "level": level, "event": name}
-        for key, value in fields.items():
-            line[key] = value[:MAX_VALUE_CHARS] if isinstance(value, str) else value
-        text = _words(line) if self._is_for_people else msgspec.json.encode(line).decode()
+        text = _line(name, level, fields, self._is_for_people)
         with contextlib.suppress(OSError):  # the disk is full or the reader gone: no reason to stop serving
-            self._out.write(text + "\n")
+            self._out.write(text)
             self._out.flush()
 
     def debug(self, name: str, **fields: Value) -> None:
@@ -74,6 +74,21 @@ class Log:
     def error(self, name: str, **fields: Value) -> None:
         """Write at error level."""
         self.event(name, "error", **fields)
+
+
+@contextlib.contextmanager
+def on_stderr(level: str) -> Iterator[Log]:
+    """A log that waits for nobody: not for a terminal that is held, not for a pipe that nobody reads."""
+    is_for_people = sys.stderr.isatty()
+    with Spool(sys.stderr, lambda count: _line("log_lost", "warning", {"count": count}, is_for_people)) as out:
+        yield Log(level, out)
+
+
+def _line(name: str, level: str, fields: Mapping[str, Value], is_for_people: bool) -> str:
+    line: dict[str, Value] = {"time": round(time.time(), 3), "level": level, "event": name}
+    for key, value in fields.items():
+        line[key] = value[:MAX_VALUE_CHARS] if isinstance(value, str) else value
+    return (_words(line) if is_for_people else msgspec.json.encode(line).decode()) + "\n"
 
 
 def _words(line: dict[str, Value]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from typing import Literal
 
 from mcd import config
@@ -13,6 +14,7 @@ from mcd.config import Config
 from mcd.errors import ConfigError, McdError
 from mcd.log import LEVELS
 from mcd.ports import DaemonStatus
+from mcd.spool import Spool
 
 _NETWORK = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._()+-]{0,31}|")
@@ -62,7 +64,8 @@ def execute(args: argparse.Namespace) -> int:
     from mcd import daemon  # loads trio, libp2p and aiohttp: only when a peer really starts
 
     try:
-        return daemon.run(settings, banner)
+        with Spool(sys.stdout, lambda _: "") as out:  # the daemon does not wait for whoever reads it
+            return daemon.run(settings, lambda status: out.write(banner(status)))
     except BaseExceptionGroup as group:
         raise _only_error(group) from None
 
@@ -99,8 +102,8 @@ def to_config(args: argparse.Namespace) -> Config:
     )
 
 
-def banner(status: DaemonStatus) -> None:
-    """Say what runs, once the API listens."""
+def banner(status: DaemonStatus) -> str:
+    """What to say once the API listens."""
     lines = [f"mcd {status.version}  peer {status.peer_id}"]
     lines += [f"  listens    {address}" for address in status.addresses]
     for engine in status.engines:
@@ -114,7 +117,7 @@ def banner(status: DaemonStatus) -> None:
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "What is mcd?"}]})
     lines += ["", "Try it:", f"  curl http://{status.http}/v1/chat/completions \\"]
     lines += ["    -H 'content-type: application/json' \\", f"    -d '{body}'", ""]
-    print("\n".join(lines), flush=True)
+    return "\n".join(lines) + "\n"
 
 
 def _exposure(http: str) -> list[str]:

@@ -106,17 +106,15 @@ def test_trios_wrapping_does_not_hide_what_was_wrong(monkeypatch: pytest.MonkeyP
         run_failing(monkeypatch, ExceptionGroup("", [ConfigError("port taken"), ZeroDivisionError()]))
 
 
-def test_the_banner_has_what_a_newcomer_needs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_banner_has_what_a_newcomer_needs() -> None:
     status: DaemonStatus = daemon_status()
-    run.banner(status)
-    out = capsys.readouterr().out
+    out = run.banner(status)
     assert status.peer_id in out
     assert status.addresses[0] in out
     assert "http://127.0.0.1:8080/v1/chat/completions" in out
     assert '"model": "modelcloud-nano"' in out
     assert "warning" not in out
-    run.banner(daemon_status(http="0.0.0.0:8080"))
-    assert "in the clear" in capsys.readouterr().out
+    assert "in the clear" in run.banner(daemon_status(http="0.0.0.0:8080"))
 
 
 def test_errors_map_to_exit_codes() -> None:
