@@ -195,7 +195,9 @@ class Daemon:
         n_links = len(self._mesh.links())
         if n_links:
             return "ok", f"{n_links} peers linked, {len(self._mesh.addresses())} addresses"
-        return "warn", "no peer linked; start another mcd on this network or join one with --bootstrap"
+        words = "; ".join(_unreached(self._mesh.unreached()))
+        remedy = "start another mcd on this network or join one with --bootstrap"
+        return "warn", f"no peer linked; {words or remedy}"
 
     def status(self) -> DaemonStatus:
         """The whole daemon in one struct."""
@@ -225,7 +227,7 @@ class Daemon:
             n_output_tokens=answered.n_output_tokens,
             ttft_p50_s=_percentile(ttfts, 0.50),
             ttft_p95_s=_percentile(ttfts, 0.95),
-            warnings=(*_details(self._engines), *self._announcer.warnings),
+            warnings=(*_details(self._engines), *self._announcer.warnings, *_unreached(self._mesh.unreached())),
             counters={**self._mesh.counters(), **counters},
         )
 
@@ -313,6 +315,11 @@ def _details(engines: Sequence[EngineProcess]) -> Iterator[str]:
     for status in (engine.status() for engine in engines):
         if status.detail:
             yield f"{status.alias}: {status.detail}"
+
+
+def _unreached(addresses: Sequence[str]) -> list[str]:
+    """What to say of bootstrap peers that do not answer."""
+    return [f"no answer at --bootstrap {at}; does that peer run, and does its `mcd id` say so?" for at in addresses]
 
 
 def _isolation(line: str) -> Check:

@@ -107,6 +107,8 @@ class Dialer:
         """No suggested peer is due before: one moment for all, as each moment costs a look at every target."""
         self._wake = trio.Event()
         self.is_banned: Callable[[PeerId], bool] = lambda _: False
+        self.on_unreached: Callable[[str], None] = lambda _: None
+        """Told of a bootstrap address nobody answers at, once until its peer is linked."""
         for address in bootstrap:
             peer = peer_of(address)
             target = self._targets.setdefault(peer, _Target((), 0.0, is_bootstrap=True))
@@ -146,6 +148,11 @@ class Dialer:
         if not target.is_bootstrap:
             target.n_tries = MAX_SUGGESTED_TRIES - 1
         self._wake.set()
+
+    def unreached(self) -> list[str]:
+        """Bootstrap addresses where nobody answered, of peers without a link; dialled again all the same."""
+        lost = [target for peer, target in self._targets.items() if target.is_bootstrap and peer not in self._linked]
+        return [address for target in lost if target.n_tries for address in target.addresses]
 
     async def run(self) -> None:
         """Dial what is due until cancelled."""
@@ -212,5 +219,8 @@ class Dialer:
         if not target.is_bootstrap and target.n_tries >= MAX_SUGGESTED_TRIES:
             self._targets.pop(peer, None)
             return
+        if target.is_bootstrap and target.n_tries == 1:
+            for address in target.addresses:
+                self.on_unreached(address)
         target.due = trio.current_time() + target.retry_s * (0.75 + random.random() / 2)  # noqa: S311
         target.retry_s = min(2 * target.retry_s, MAX_RETRY_S)

@@ -79,6 +79,7 @@ class Libp2pMesh:
             self._host.connect, own_id=self._host.peer_id, bootstrap=bootstrap, counters=self._counters
         )
         self._dialer.is_banned = self._intake.is_banned
+        self._dialer.on_unreached = self._say_unreached
         self._host.serve(RECORDS_PROTOCOL, self._records.serve)
         self._host.on_link(self._link_up, self._link_down)
 
@@ -171,11 +172,18 @@ class Libp2pMesh:
         """Ask the DHT: hints only."""
         return await self._dht.find_providers(digest)
 
+    def unreached(self) -> Sequence[str]:
+        """Bootstrap addresses where nobody answers now; they are dialled for ever."""
+        return self._dialer.unreached()
+
     def counters(self) -> dict[str, int]:
         """What was dropped, refused and restarted."""
         return {**self._host.counters(), **self._counters.snapshot()}
 
     # --- inside -------------------------------------------------------------------------------------------------
+
+    def _say_unreached(self, address: str) -> None:
+        self._log.warning("bootstrap_unreached", address=address, detail="no answer as that peer; trying for ever")
 
     def _link_up(self, link: Link) -> None:
         self._ips[link.peer_id] = link.address.split("/")[2]

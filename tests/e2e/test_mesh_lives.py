@@ -141,11 +141,13 @@ def test_unknown_model_is_404_and_no_provider_503(mesh: LocalMesh, script: Calla
 
 
 def test_peer_that_knows_nobody_still_has_an_api(mesh: LocalMesh) -> None:
-    lonely = Peer(
-        mesh.folder,
-        "lonely",
-        bootstrap=["/ip4/127.0.0.1/tcp/9/p2p/" + "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"],
-    )
+    nobody = "/ip4/127.0.0.1/tcp/9/p2p/" + "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
+    lonely = Peer(mesh.folder, "lonely", bootstrap=[nobody])
     mesh.peers.append(lonely)
     status = lonely.wait(lambda status: True, "running")
     assert httpx.get(f"http://{status['http']}/health", timeout=5).status_code == 200
+    status = lonely.wait(lambda status: bool(status["warnings"]), "aware that nobody answers")
+    assert nobody in status["warnings"][0]
+    checks = {line["check"]: line for line in lonely.read("doctor")}
+    assert checks["mesh"]["state"] == "warn"
+    assert nobody in checks["mesh"]["detail"]

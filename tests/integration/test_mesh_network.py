@@ -71,11 +71,15 @@ async def test_a_dead_bootstrap_address_delays_nothing_and_is_tried_again() -> N
 async def test_a_bootstrap_peer_that_comes_later_is_found() -> None:
     port = free_port()
     late = Peer("late", network="n2", listen=(f"/ip4/127.0.0.1/tcp/{port}",))
-    early = Peer("early", network="n2", bootstrap=(f"/ip4/127.0.0.1/tcp/{port}/p2p/{late.peer_id}",))
+    late_at = f"/ip4/127.0.0.1/tcp/{port}/p2p/{late.peer_id}"
+    early = Peer("early", network="n2", bootstrap=(late_at,))
     async with running(early):
         await until(lambda: early.count("dial_failed") >= 1)
+        assert early.mesh.unreached() == [late_at]
+        assert early.events.getvalue().count('"bootstrap_unreached"') == 1
         async with running(late):
             await until(link_to(early, late.peer_id))
+            assert early.mesh.unreached() == []
 
 
 @pytest.mark.timed

@@ -76,6 +76,36 @@ async def test_a_bootstrap_peer_is_dialled_for_ever_ever_less_often() -> None:
         assert len(world.dials) == n_dials
 
 
+@pytest.mark.autojump
+async def test_a_bootstrap_address_where_nobody_answers_is_told_once_until_somebody_does() -> None:
+    """Who mistyped an address saw a peer without links, and a doctor that said to use --bootstrap."""
+    world = World((ADDRESS,))
+    told: list[str] = []
+    world.dialer.on_unreached = told.append
+    assert world.dialer.unreached() == []
+    async with dialling(world):
+        await trio.sleep(100)
+        assert told == world.dialer.unreached() == [ADDRESS]
+        world.alive.add(BOOT)
+        await trio.sleep(2 * MAX_RETRY_S)
+        assert world.dialer.unreached() == []
+        world.alive.clear()
+        world.dialer.link_down(BOOT)
+        await trio.sleep(100)
+        assert world.dialer.unreached() == [ADDRESS]
+        assert told == [ADDRESS, ADDRESS]
+
+
+@pytest.mark.autojump
+async def test_a_suggested_peer_that_does_not_answer_is_nobodys_concern() -> None:
+    world = World()
+    world.dialer.on_unreached = lambda _: pytest.fail("told")
+    async with dialling(world):
+        world.dialer.suggest(BOOT, [ADDRESS])
+        await trio.sleep(100)
+        assert world.dialer.unreached() == []
+
+
 @pytest.mark.spec("DISC-70")
 @pytest.mark.autojump
 async def test_a_lost_bootstrap_peer_is_dialled_at_once_and_then_again() -> None:
