@@ -27,7 +27,9 @@ _KEY_FILE = "peer.key"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     client.add_flags(parser)
-    parser.add_argument("--http", default=DEFAULT_HTTP, metavar="HOST:PORT", help="the address mcd run would use")
+    parser.add_argument(
+        "--http", default=DEFAULT_HTTP, metavar="HOST:PORT", help="the address mcd run would use (default: %(default)s)"
+    )
 
 
 def execute(args: argparse.Namespace) -> int:

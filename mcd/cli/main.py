@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 from mcd import __version__
 from mcd.cli import exits
@@ -32,11 +33,21 @@ COMMANDS = {
 EPILOG = "exit codes: 0 ok, 1 error, 2 wrong usage, 3 no daemon runs, 4 no such model or peer"
 
 
+class _CommandParser(argparse.ArgumentParser):
+    """Refuses unknown words itself: argparse leaves that to the main parser, which would print its own usage."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # overloaded: what comes in goes out
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
+
 def parser_for(command: str | None) -> argparse.ArgumentParser:
     """Build the parser; only ``command`` gets its own flags, the others stay unloaded."""
     parser = argparse.ArgumentParser(prog="mcd", description="A peer of the ModelCloud mesh.", epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"mcd {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_CommandParser)
     for name, (_, line) in COMMANDS.items():
         child = commands.add_parser(name, help=line, description=f"{line[0].upper()}{line[1:]}.", allow_abbrev=False)
         if name == command:
@@ -50,7 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in words if not word.startswith("-")), None)
-    args = parser_for(command if command in COMMANDS else None).parse_args(words)
+    parser = parser_for(command if command in COMMANDS else None)
+    if not words:
+        parser.exit(exits.USAGE, parser.format_help())
+    args = parser.parse_args(words)
     try:
         code: int = args.execute(args)
         sys.stdout.flush()

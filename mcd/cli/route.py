@@ -20,8 +20,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("model", metavar="MODEL", help="a name from: mcd models")
     parser.add_argument("--explain", action="store_true", help="show every candidate and each part of its time")
-    parser.add_argument("--prompt-tokens", type=int, default=256, metavar="N", help="plan for this prompt (256)")
-    parser.add_argument("--output-tokens", type=int, default=256, metavar="N", help="plan for this answer (256)")
+    parser.add_argument(
+        "--prompt-tokens", type=int, default=256, metavar="N", help="length of the prompt (default: 256)"
+    )
+    parser.add_argument(
+        "--output-tokens", type=int, default=256, metavar="N", help="length of the answer (default: 256)"
+    )
     client.add_flags(parser)
 
 

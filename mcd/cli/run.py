@@ -34,21 +34,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="serve this model; may be repeated (default with --cpu or --gpu: the embedded one)",
     )
     client.add_home(parser)
-    parser.add_argument("--http", default=config.DEFAULT_HTTP, metavar="HOST:PORT", help="the API's address")
     parser.add_argument(
-        "--listen", action="append", default=[], metavar="MULTIADDR", help="where other peers reach us; may be repeated"
+        "--http", default=config.DEFAULT_HTTP, metavar="HOST:PORT", help="the API's address (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--listen",
+        action="append",
+        default=[],
+        metavar="MULTIADDR",
+        help=f"where other peers reach us; may be repeated (default: {config.DEFAULT_LISTEN})",
     )
     parser.add_argument(
         "--bootstrap", action="append", default=[], metavar="MULTIADDR", help="a known peer, /ip4/.../p2p/ID"
     )
-    parser.add_argument("--network", default=config.DEFAULT_NETWORK, metavar="NAME", help="which network to join")
+    parser.add_argument(
+        "--network", default=config.DEFAULT_NETWORK, metavar="NAME", help="which network to join (default: %(default)s)"
+    )
     parser.add_argument("--name", default="", metavar="NAME", help="what others see in mcd peers")
     parser.add_argument("--no-lan", action="store_true", help="do not look for peers on the local network")
     parser.add_argument(
         "--engine",
         default="llama",
         metavar="ENGINE",
-        help="llama, scripted:FILE (plays fixed answers, a test aid) or openai:URL (another server)",
+        help="llama (the default), scripted:FILE (plays fixed answers, a test aid) or openai:URL (another server)",
     )
     parser.add_argument(
         "--log-level",

@@ -86,6 +86,20 @@ def test_wrong_usage_exits_2(words: list[str], capsys: pytest.CaptureFixture[str
     assert "usage: mcd" in err
 
 
+def test_wrong_usage_shows_what_would_be_right(capsys: pytest.CaptureFixture[str]) -> None:
+    """An unknown flag of `mcd status` was answered with the usage of `mcd`, and a bare `mcd` without the commands."""
+    for words, shown in ((["status", "--nope"], "usage: mcd status"), ([], "what holds on this machine")):
+        with pytest.raises(SystemExit):
+            main.main(words)
+        assert shown in capsys.readouterr().err
+
+
+def test_help_names_the_defaults() -> None:
+    said = " ".join(cli_help.page().split())
+    for default in ("127.0.0.1:8080", "/ip4/0.0.0.0/tcp/4101", "main", "~/.modelcloud", "info"):
+        assert f"(default: {default})" in said
+
+
 def run_failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """`mcd run` with a daemon that ends like this; the real one is too heavy for a unit test."""
 
