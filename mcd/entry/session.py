@@ -87,6 +87,13 @@ NOTHING = Usage(0, 0)
 _USER_FAULTS: dict[str, type[UserError]] = {
     fault.code: fault for fault in (InvalidRequestError, ContextLengthError, UnsupportedError)
 }
+_REFUSALS = {int(reason): reason.name.lower().replace("_", " ") for reason in RefuseReason} | {
+    RefuseReason.BUSY: "every place there is taken",
+    RefuseReason.EXPIRED: "the request is too old, or the clock there and ours differ",
+    RefuseReason.LOADING: "it is still loading the model",
+    RefuseReason.PEER_LIMIT: "this peer has as many requests there as one may have",
+}
+"""What a user reads; the others are settled between the peers."""
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -377,12 +384,9 @@ def _refusal(message: Refused, n_ctx: int, may_be_too_large: bool) -> PeerError:
             return RemoteProtocolError("the provider refuses as too large what fits by its own record")
         far = f"the prompt and max_tokens together are far beyond the {n_ctx} tokens of this model's context"
         return ClaimedFaultError(ContextLengthError(far))
-    try:
-        name = RefuseReason(message.reason).name.lower().replace("_", " ")
-    except ValueError:
-        name = f"reason {message.reason}"
+    why = _REFUSALS.get(message.reason, f"reason {message.reason}")
     return RefusedError(
-        f"the provider refused: {name}", reason=message.reason, retry_after_s=message.retry_after_ms / 1000
+        f"the provider refused: {why}", reason=message.reason, retry_after_s=message.retry_after_ms / 1000
     )
 
 

@@ -160,6 +160,21 @@ async def test_the_next_provider_answers_when_one_fails(fault: Play) -> None:
             assert text(await entry.ask()) == words(5)
 
 
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        (RefuseReason.PEER_LIMIT, "this peer has as many requests there as one may have"),
+        (RefuseReason.BUSY, "every place there is taken"),
+        (RefuseReason.LOADING, "it is still loading the model"),
+    ],
+)
+async def test_a_refusal_is_said_in_words(reason: RefuseReason, said: str) -> None:
+    """`the provider refused: peer limit` told nobody what to do less of."""
+    async with nodes(ada=Play(refuse=reason)) as (entry, _):
+        with pytest.raises(RefusedError, match=said):
+            await entry.ask()
+
+
 @pytest.mark.spec("ENV-09", "ENV-10")
 async def test_a_config_that_does_not_hold_leaves_the_others_usable(monkeypatch: pytest.MonkeyPatch) -> None:
     """A suite of a later version, or an old key beside the new one, made a provider unusable."""
