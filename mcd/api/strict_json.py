@@ -27,6 +27,15 @@ T = TypeVar("T")
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[{}\[\],:]', re.DOTALL)
 _PLAIN = re.compile(rb'"[a-z_]{1,32}"')
 _WRONG_TYPE = re.compile(r"Expected `([a-z |]+)`, got `([a-z]+)`")
+_KINDS = {
+    "array": "an array",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "an integer",
+    "object": "an object",
+    "str": "a string",
+}
+"""msgspec's words, which are partly Python's, in JSON's."""
 _NO_NAMES: frozenset[bytes] = frozenset()
 _PAIR = re.compile(rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 _HALF = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
@@ -114,8 +123,9 @@ def _explain(problem: str) -> InvalidRequestError:
     where = param or "the JSON body"
     wrong = _WRONG_TYPE.match(problem)
     if wrong is not None:
-        expected = wrong[1].replace(" | null", "").replace(" | ", " or ")
-        return InvalidRequestError(f"{where} must be {expected}, not {wrong[2]}", param=param)
+        wanted = " or ".join(_KINDS.get(kind, kind) for kind in wrong[1].replace(" | null", "").split(" | "))
+        got = "a fraction" if wrong[2] == "float" else _KINDS.get(wrong[2], wrong[2])
+        return InvalidRequestError(f"{where} must be {wanted}, not {got}", param=param)
     return InvalidRequestError(f"{where} is out of range or malformed", param=param)
 
 
