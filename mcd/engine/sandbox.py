@@ -265,8 +265,11 @@ def _lock_heap() -> str:
     start, end = (int(edge, 16) for edge in heap.split()[0].split("-"))
     _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
-    allowed = MAX_LOCKED_BYTES if hard == resource.RLIM_INFINITY else min(hard, MAX_LOCKED_BYTES)
-    if end - start > allowed:
-        raise _UnavailableError(f"the heap has {end - start} bytes, {allowed} may be locked")
+    heap_mb = f"{(end - start) / 1e6:.1f} MB"
+    if end - start > MAX_LOCKED_BYTES:
+        raise _UnavailableError(f"the heap has {heap_mb}, and its pages belong to the model")
+    if 0 <= hard < end - start:
+        remedy = "raise memlock in limits.conf, or LimitMEMLOCK= of the service"
+        raise _UnavailableError(f"the heap has {heap_mb}, and {hard / 1e6:.1f} MB may be locked; {remedy}")
     call("mlock", start, end - start)
-    return f"{end - start} bytes locked"
+    return f"{heap_mb} locked"

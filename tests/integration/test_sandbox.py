@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -165,6 +166,21 @@ def test_what_binds_one_thread_of_two_does_not_hold() -> None:
     assert {said[name] for name in ("privileges", "capabilities", "system calls")} == {"failed"}
     assert said["files"] != "holds"
     assert said["memory reads"] == "holds"  # of the whole process
+
+
+def test_a_heap_that_may_not_be_locked_says_what_would_allow_it() -> None:
+    """`the heap has 12505088 bytes, 8388608 may be locked`, said doctor, which promises a remedy for each finding."""
+    script = (
+        "import resource\n"
+        "from mcd.engine.sandbox import lock_heap\n"
+        "resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536))\n"
+        "print(lock_heap().line())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60, cwd=ROOT
+    )
+    said = r"key pages: unavailable, the heap has [\d.]+ MB, and 0\.1 MB may be locked; raise memlock in limits\.conf"
+    assert re.match(said, done.stdout), done.stdout
 
 
 def look_inside(pid: int, uid: int) -> dict[str, str]:
