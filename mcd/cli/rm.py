@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mcd.cli import client, exits, table
 from mcd.cli.exits import CommandError
+from mcd.config import EMBEDDED_MODEL
 from mcd.store import models
 
 
@@ -22,6 +23,8 @@ def execute(args: argparse.Namespace) -> int:
     """Delete one model, asking first on a terminal."""
     here = models.read(args.home)
     model = here.get(args.model)
+    if model is None and args.model == EMBEDDED_MODEL:
+        raise CommandError(f"{EMBEDDED_MODEL} is part of mcd and cannot be deleted", exits.USAGE)
     if model is None:
         names = ", ".join(here) or "nothing"
         raise CommandError(

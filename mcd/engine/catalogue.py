@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from mcd.config import EMBEDDED_MODEL, PROJECTOR_SUFFIX
+from mcd.config import EMBEDDED_MODEL, PROJECTOR_SUFFIX, default_home
 from mcd.engine import ggufcheck, script
+from mcd.engine.known_models import known_models
 from mcd.errors import ConfigError, ModelFileError
 
 MAX_ALIAS_CHARS = 96
@@ -85,6 +86,9 @@ def _gguf(name: str, home: Path) -> EngineSpec:
         path = home / MODELS_FOLDER / f"{name}.gguf"
         if path.is_file():
             return _file(name, path.absolute())
+    if name in known_models():
+        elsewhere = "" if home == default_home() else f" --home {home}"
+        raise ConfigError(f"--model {name}: it is not on this machine yet; fetch it first: mcd pull {name}{elsewhere}")
     raise ConfigError(
         f"--model {name}: no model of that name is here; fetch it with mcd pull, give the path of a GGUF file,"
         f" or put it into {home / MODELS_FOLDER} as {sanitise_alias(name) or 'NAME'}.gguf"

@@ -150,6 +150,7 @@ def test_a_pulled_model_is_listed_shown_served_and_removed(home: Path, server: H
     assert left(home) == ["index.json"]
     assert json.loads(mcd(home, "models", "--local", "--json").stdout) == []
     assert mcd(home, "rm", NAME, "--yes").returncode == 4
+    assert mcd(home, "rm", "modelcloud-nano").stderr == "mcd rm: modelcloud-nano is part of mcd and cannot be deleted\n"
 
 
 def test_a_projector_comes_along_is_shown_and_goes_again(home: Path, server: HubServer, tiny: bytes) -> None:

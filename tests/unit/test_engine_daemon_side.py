@@ -98,6 +98,7 @@ def test_file_in_the_models_folder_by_name(tmp_path: Path) -> None:
     ("names", "engine", "says"),
     [
         (("nobody-has-this",), "llama", "no model of that name"),
+        (("qwen3-8b",), "llama", "fetch it first: mcd pull qwen3-8b --home "),
         (("/nowhere/x.gguf",), "llama", "no such file"),
         (("modelcloud-nano", "modelcloud-nano"), "llama", "two models"),
         ((), "vllm", "none of llama"),
