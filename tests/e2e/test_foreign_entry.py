@@ -82,7 +82,7 @@ def test_foreign_entry_cancels_and_has_a_receipt(ada: Peer) -> None:
     async def use(link: Link, network: str) -> Exchange:
         provider = await ask_info(link, network)
         digest = provider.offer(ALIAS)["digest"]
-        long = HELLO | {"max_tokens": 1500, "logit_bias": never_ends()}
+        long = HELLO | {"max_tokens": 1500, "logit_bias": [*never_ends().items()]}
         return await ask(link, provider.keys[digest][-1], digest, long, cancel_after=1)
 
     answer = linked(ada, use)
