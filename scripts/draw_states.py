@@ -15,6 +15,7 @@ TARGET = "specs/05-exchange.md"
 SINCE = {
     "entered": "the state was entered",
     "heard": "the newest message of the provider",
+    "output": "the newest output",
     "requested": "the request",
 }
 
@@ -67,7 +68,8 @@ def timers() -> list[str]:
     for rule in TIMERS:
         states = ", ".join(f"`{state.name}`" for state in rule.states)
         code = "none" if rule.timer.name == "LINGER" else f"`{rule.code.name}`"
-        cells = [f"`{rule.timer.name}`", rule.role.value, states, f"{rule.limit_s:g} s", SINCE[rule.since], code]
+        limit = f"{rule.limit_s:g} s" + (" and what was promised [EX-55]" if rule.since == "output" else "")
+        cells = [f"`{rule.timer.name}`", rule.role.value, states, limit, SINCE[rule.since], code]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

@@ -56,6 +56,13 @@ def _streaming(comment: str, *spec: str) -> Script:
     return Script(comment, *spec).say(ENTRY, REQUEST).say(PROVIDER, Accepted(0, 0), STARTED)
 
 
+def _living(script: Script, until_s: int) -> Script:
+    """A life sign every ten seconds."""
+    for now_s in range(30, until_s + 1, 10):
+        script.at(now_s).say(PROVIDER, Waiting(1, 600_000))
+    return script
+
+
 def answers() -> list[dict[str, Any]]:
     """Stories that end with a whole answer."""
     paid = msgspec.structs.replace(REQUEST, quote=b"signed quote", voucher=b"first promise")
@@ -253,6 +260,31 @@ def faults() -> list[dict[str, Any]]:
         .at(15.0)
         .expire(ENTRY)
         .ends("aborted", "streaming"),
+        _living(
+            _streaming("the provider lives and computes nothing; an empty frame is no output", "EX-55")
+            .at(10.0)
+            .say(PROVIDER, Chunk(b"sealed frame", 1))
+            .at(20.0)
+            .say(PROVIDER, Chunk(b"sealed padding", 0)),
+            until_s=120,
+        )
+        .at(129.9)
+        .expire(ENTRY)
+        .at(130.0)
+        .expire(ENTRY)
+        .ends("aborted", "streaming"),
+        _living(
+            Script("a wait that was promised is borne with eight times; one that is announced later is not", "EX-55")
+            .say(ENTRY, REQUEST)
+            .say(PROVIDER, Accepted(1, 10_000)),
+            until_s=190,
+        )
+        .at(199.9)
+        .expire(ENTRY)
+        .at(200.1)
+        .expire(ENTRY)
+        .arrive(ENTRY)
+        .ends("aborted", "aborted"),
         _streaming("no sufficient voucher comes", "EX-30", "EX-50")
         .say(PROVIDER, Paused(1_000_000))
         .at(29.0)

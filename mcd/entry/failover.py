@@ -64,12 +64,15 @@ class _Progress:
 
     @property
     def n_prompt_tokens(self) -> int:
-        return self._want.n_prompt_tokens
+        """What the next provider has to read first: also what others delivered."""
+        return self._want.n_prompt_tokens + len(self.tokens)
 
     def want(self) -> Want:
         if not self.tried and self.digest is None:
             return self._want
-        return msgspec.structs.replace(self._want, exclude=frozenset(self.tried), digest=self.digest)
+        return msgspec.structs.replace(
+            self._want, n_prompt_tokens=self.n_prompt_tokens, exclude=frozenset(self.tried), digest=self.digest
+        )
 
     def needs_more_than(self, n_ctx: int) -> None:
         """A context of so many tokens was too short."""

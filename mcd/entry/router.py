@@ -10,7 +10,7 @@ from random import Random
 from mcd.api.request import ChatRequest, CompletionRequest
 from mcd.api.tasks import CAPABILITIES, AnyRequest, EmbeddingsRequest, RerankRequest, TaskRequest
 from mcd.cards import RouteTerm
-from mcd.errors import ClaimedFaultError, McdError, RefusedError
+from mcd.errors import ClaimedFaultError, McdError, PeerTimeoutError, RefusedError
 from mcd.ids import PeerId
 from mcd.ports import Clock, Mesh
 from mcd.routing.directory import Directory
@@ -113,6 +113,8 @@ class Trial:
             self._router.health.refused(peer_id, digest, problem.retry_after_s or 0.0, now)
         elif problem.may_try_another and not isinstance(problem, ClaimedFaultError):
             self._router.health.failed(peer_id, now)
+            if isinstance(problem, PeerTimeoutError):
+                self._router.estimates.waited_in_vain(peer_id, digest, now - self._idle_since, now)
         else:
             self._router.health.released(peer_id)
 

@@ -153,6 +153,7 @@ class Session:
                 try:
                     for event in await talk.next_events():
                         batch += answer.take(event)
+                    talk.exchange.results_came(answer.n_results, self._clock.now())
                 except McdError:
                     if batch:
                         await put(batch)  # what came before the failure counts: the next provider goes on behind it
@@ -199,6 +200,7 @@ class Session:
             raise TooLargeError(f"the request is too large to be sealed: {problem.message}") from problem
         message = Request(header, sealed, _output_limit(request), resume_from=len(asked.resume))
         talk = Conversation(Role.ENTRY, self._clock)
+        talk.exchange.promised(candidate.prediction.load_s + candidate.prediction.prefill_s)
         talk.ask(message, partial(self._mesh.open_stream, candidate.peer_id, EXCHANGE_PROTOCOL))
         answer = _Answer(candidate, opener, config.engine_key, request)
         most_tokens = max(message.max_output_tokens, message.resume_from)
@@ -255,6 +257,11 @@ class _Answer:
         self.is_complete = False
         self.may_be_too_large = True
         """By what the provider announces.   [EX-45]"""
+
+    @property
+    def n_results(self) -> int:
+        """Vectors or scores that came; of a chat, whose output is counted in tokens, none."""
+        return 0 if self._results is None else self._results.n_taken
 
     async def cancel(self, talk: Conversation) -> Final:
         """Take the answer back and read on to its end; the text that still comes is for nobody.

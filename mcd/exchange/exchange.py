@@ -24,6 +24,7 @@ from mcd.exchange.events import EVENT_OF, NEED_DATA, Event, NeedData, PeerClosed
 from mcd.exchange.states import (
     ABSORBING,
     MIN_UPLOAD_BYTES_PER_S,
+    PATIENCE_FACTOR,
     TERMINAL,
     TIMERS_IN,
     TRANSITIONS,
@@ -41,9 +42,11 @@ from mcd.wire.messages import (
     MAX_OUTPUT_TOKENS,
     MAX_REQUEST_FRAME_BYTES,
     Abort,
+    Accepted,
     Chunk,
     ExchangeMessage,
     Request,
+    Started,
     Waiting,
 )
 
@@ -123,9 +126,12 @@ class Exchange:
         self._eof = False
         self._has_lingered = False
         self._upload_s: Seconds = 0.0
+        self._promised_s: Seconds = 0.0
         self._now = now
         self._entered_at = now
         self._heard_at = now
+        self._output_at = now
+        self._n_results = 0
 
     # --- what the shell may look at --------------------------------------------------------------------------
 
@@ -181,6 +187,7 @@ class Exchange:
         data = frame(body)
         if isinstance(message, Request):
             self._upload_s = len(data) / MIN_UPLOAD_BYTES_PER_S
+            self._output_at = now + self._upload_s
         self._tally.count(self.role, message, now)
         self._enter(TRANSITIONS[self._state, self.role, type(message)], now)
         return data
@@ -238,6 +245,15 @@ class Exchange:
 
     # --- time ------------------------------------------------------------------------------------------------
 
+    def promised(self, wait_s: Seconds) -> None:
+        """Bear with a wait for output that the provider promised, besides what it says in `Accepted`.   [EX-55]"""
+        self._promised_s += wait_s
+
+    def results_came(self, n_results: int, now: Seconds) -> None:
+        """Take note of how many results of a task have come; only who opens the chunks can count them."""
+        if n_results > self._n_results:
+            self._n_results, self._output_at = n_results, now
+
     def deadline(self) -> Seconds | None:
         """The instant at which to call `handle_timeout`, if nothing happens before; None when nothing can run out."""
         rule = self._next_timer()
@@ -278,6 +294,15 @@ class Exchange:
         self._heard_at = self._now
         self._tally.count(sender, message, self._now)
         self._enter(after, self._now)
+        match message:
+            case Accepted():
+                self._promised_s += message.queue_ms / 1000
+            case Started():
+                self._output_at = self._now
+            case Chunk() if message.n_tokens:
+                self._output_at = self._now
+            case _:
+                pass
         return EVENT_OF[kind](message)  # type: ignore[arg-type]  # EVENT_OF pairs them
 
     def _enter(self, state: State, now: Seconds) -> None:
@@ -305,6 +330,8 @@ class Exchange:
                 since = self._entered_at
             case "heard":
                 since = max(self._heard_at, self._entered_at)
+            case "output":
+                since = self._output_at + self._promised_s * PATIENCE_FACTOR
             case "requested":
                 asked_at = self._tally.requested_at
                 since = self._upload_s + (self._entered_at if asked_at is None else asked_at)

@@ -216,6 +216,7 @@ class Timer(Enum):
     ACCEPT = "accept"
     START = "start"
     IDLE = "idle"
+    PATIENCE = "patience"
     PAUSE = "pause"
     CREDIT = "credit"
     CANCEL = "cancel"
@@ -237,6 +238,11 @@ START_TIMEOUT_S = 600.0
 """Longest queue a provider may announce (MAX_QUEUE_MS)."""
 IDLE_TIMEOUT_S = 15.0
 """Silence of a provider that has work. It proves life every 4 s, so three proofs were lost."""
+MIN_PATIENCE_S = 120.0
+"""Without output from a provider that lives: thoughts that another server keeps to itself, a machine that swaps."""
+PATIENCE_FACTOR = 8
+"""How much longer than promised a provider may take: a prompt has up to four times the tokens that an entry guesses
+from its characters, and another as long beside it halves the speed.   [EX-55]"""
 CREDIT_TIMEOUT_S = 30.0
 """A provider holds a slot this long for a voucher. Vouchers that are not enough do not extend it."""
 PAUSE_TIMEOUT_S = CREDIT_TIMEOUT_S + IDLE_TIMEOUT_S
@@ -248,8 +254,9 @@ TOTAL_TIMEOUT_S = 3600.0
 LINGER_TIMEOUT_S = 5.0
 """After its last message a provider reads this long for a last voucher and the entry's close."""
 
-Anchor = Literal["entered", "heard", "requested"]
-"""Counted from entering the state, from the other side's newest message, or from the request."""
+Anchor = Literal["entered", "heard", "output", "requested"]
+"""Counted from entering the state, from the other side's newest message, from its newest output (or start), or from the
+request."""
 
 
 class TimerRule(msgspec.Struct, frozen=True):
@@ -278,6 +285,7 @@ TIMERS: Final = (
     TimerRule(Timer.ACCEPT, Role.ENTRY, (State.REQUESTED,), ACCEPT_TIMEOUT_S, "requested"),
     TimerRule(Timer.START, Role.ENTRY, (State.QUEUED,), START_TIMEOUT_S, "requested"),
     TimerRule(Timer.IDLE, Role.ENTRY, _WORKING, IDLE_TIMEOUT_S, "heard"),
+    TimerRule(Timer.PATIENCE, Role.ENTRY, (*_WORKING, State.PAUSED), MIN_PATIENCE_S, "output"),
     TimerRule(Timer.PAUSE, Role.ENTRY, (State.PAUSED,), PAUSE_TIMEOUT_S, "heard"),
     TimerRule(Timer.CANCEL, Role.PROVIDER, (State.STOPPING,), CANCEL_TIMEOUT_S, "entered"),
     TimerRule(Timer.CANCEL, Role.ENTRY, (State.CANCELLING, State.STOPPING), CANCEL_TIMEOUT_S, "entered"),

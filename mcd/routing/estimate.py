@@ -183,6 +183,11 @@ class Estimates:
         learned.log_correction = learned.log_correction * CORRECTION_MEMORY + step
         learned.correction_weight = learned.correction_weight * CORRECTION_MEMORY + 1
 
+    def waited_in_vain(self, peer_id: PeerId, digest: ModelDigest, wait_s: Seconds, now: Seconds) -> None:
+        """A request waited there for so long and was taken elsewhere; so will the next, until that fades.   [EX-56]"""
+        learned = self._entry(peer_id, digest)
+        learned.wait_s, learned.wait_at = max(wait_s, learned.usual_wait_s(now)), now
+
     def answer_ended(self, peer_id: PeerId, digest: ModelDigest, n_output_tokens: int, decode_s: Seconds) -> None:
         """``n_output_tokens`` came within ``decode_s`` of the first. Fewer than two tell nothing about speed."""
         if n_output_tokens >= 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
@@ -41,6 +42,10 @@ class Play(msgspec.Struct, kw_only=True):
     token_s: float = 0.02
     start_s: float = 0.0
     """Queue before the envelope is opened."""
+    prefill_s: float = 0.0
+    """From opening the envelope to the first token, on top of that token's own time."""
+    idle_at: int | None = None
+    """From this token on it computes nothing, and holds the request."""
     refuse: RefuseReason | None = None
     die_at: int | None = None
     failure: Failure | None = None
@@ -165,8 +170,9 @@ class SealingEngine:
             return
         n_done = len(opened.body.resume)
         n_end = play.n_tokens
+        await trio.sleep(play.prefill_s)
         for index in range(n_done, play.n_tokens):
-            with trio.move_on_after(play.token_s):
+            with trio.move_on_after(play.token_s if play.idle_at != index else math.inf):
                 await cancelled.wait()
             if cancelled.is_set():
                 n_end = index

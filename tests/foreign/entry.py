@@ -108,6 +108,7 @@ class Exchange:
     final: Fields = field(default_factory=dict)
     last: str = ""
     n_waiting: int = 0
+    promised_s: float = 0
     cancelled: bool = False
 
     async def run(self, *, cancel_after: int | None = None) -> None:
@@ -119,7 +120,7 @@ class Exchange:
         content = self.sealed.header, self.sealed.sealed, self.max_output_tokens
         await wire.send(self.stream, wire.encode("Request", *content, 0, b"", b""))
         self.state, self.asked_at = "REQUESTED", trio.current_time()
-        self.entered_at = self.newest_at = self.asked_at
+        self.entered_at = self.newest_at = self.output_at = self.asked_at
         try:
             while self.state in PROVIDER_MAY:
                 if cancel_after is not None and not self.cancelled and len(self.tokens) >= cancel_after:
@@ -154,18 +155,19 @@ class Exchange:
         await self.stream.close()
 
     def deadline(self) -> float:
-        """When the first of this state's timers runs out.   [EX-50]"""
+        """When the first of this state's timers runs out.   [EX-50] [EX-55]"""
         total = self.asked_at + LIMITS["TOTAL_TIMEOUT_S"]
         idle = self.newest_at + LIMITS["IDLE_TIMEOUT_S"]
+        patience = self.output_at + LIMITS["MIN_PATIENCE_S"] + LIMITS["PATIENCE_FACTOR"] * self.promised_s
         match self.state:
             case "REQUESTED":
                 return self.asked_at + LIMITS["ACCEPT_TIMEOUT_S"]
             case "QUEUED":
-                return min(idle, self.asked_at + LIMITS["START_TIMEOUT_S"])
+                return min(idle, patience, self.asked_at + LIMITS["START_TIMEOUT_S"])
             case "STREAMING":
-                return min(idle, total)
+                return min(idle, patience, total)
             case "PAUSED":
-                return min(self.newest_at + LIMITS["PAUSE_TIMEOUT_S"], total)
+                return min(self.newest_at + LIMITS["PAUSE_TIMEOUT_S"], patience, total)
         return self.entered_at + LIMITS["CANCEL_TIMEOUT_S"]
 
     def take(self, name: str, message: Fields) -> None:
@@ -186,7 +188,10 @@ class Exchange:
                 self.n_waiting += 1
                 if self.n_waiting > LIMITS["MAX_WAITING_BURST"] + self.newest_at - self.asked_at:
                     raise PeerError("too many Waiting")
+            case "Accepted":
+                self.promised_s = message["queue_ms"] / 1000
             case "Started":
+                self.output_at = self.newest_at
                 self.response = self.sealed.response(message["response_key"])
             case "Chunk":
                 self.take_chunk(message["frame"], message["n_tokens"])
@@ -202,6 +207,8 @@ class Exchange:
         if len(delta["tokens"]) != n_tokens or delta["choice"] >= len(self.texts):
             raise AnswerError
         self.tokens += delta["tokens"]
+        if n_tokens:
+            self.output_at = self.newest_at
         self.texts[delta["choice"]] += delta["text"]
         if len(self.tokens) > (self.max_output_tokens or LIMITS["MAX_OUTPUT_TOKENS"]):
             raise PeerError("more tokens than asked for")

@@ -19,7 +19,9 @@ from mcd.exchange.states import (
     CREDIT_TIMEOUT_S,
     IDLE_TIMEOUT_S,
     LINGER_TIMEOUT_S,
+    MIN_PATIENCE_S,
     MIN_UPLOAD_BYTES_PER_S,
+    PATIENCE_FACTOR,
     PAUSE_TIMEOUT_S,
     REQUEST_TIMEOUT_S,
     START_TIMEOUT_S,
@@ -609,6 +611,7 @@ def test_trickling_bytes_are_no_proof_of_life_but_messages_are() -> None:
 
 def test_life_signs_do_not_extend_the_queue_for_ever() -> None:
     pair = pair_in(State.QUEUED)
+    pair.entry.promised(START_TIMEOUT_S)
     requested_at = pair.now
     while pair.now < requested_at + START_TIMEOUT_S - 10:
         pair.now += 10.0
@@ -616,6 +619,56 @@ def test_life_signs_do_not_extend_the_queue_for_ever() -> None:
     upload_s = len(frame(encode_exchange(REQUEST))) / MIN_UPLOAD_BYTES_PER_S
     expire(pair.entry, requested_at + upload_s + START_TIMEOUT_S)
     assert drain(pair.entry) == [TimedOut(Timer.START)]
+
+
+def live_on(pair: Pair, wait_s: float) -> None:
+    """Life signs of the provider, and nothing else, until so much time has passed."""
+    until = pair.now + wait_s
+    while pair.now + 10 < until:
+        pair.now += 10.0
+        pair.say(PROVIDER, Waiting(3, 600_000) if pair.entry.state is not State.PAUSED else Paused(9))
+    pair.now = until
+
+
+@pytest.mark.spec("EX-55")
+@pytest.mark.parametrize("state", [State.QUEUED, State.STREAMING, State.PAUSED])
+def test_who_lives_and_computes_nothing_is_left_in_the_end(state: State) -> None:
+    """It held a request for an hour, by a few bytes every few seconds."""
+    pair = pair_in(state)
+    began_at = pair.now
+    live_on(pair, MIN_PATIENCE_S)
+    upload_s = len(frame(encode_exchange(REQUEST))) / MIN_UPLOAD_BYTES_PER_S
+    expire(pair.entry, began_at + MIN_PATIENCE_S + (upload_s if state is State.QUEUED else 0))
+    assert drain(pair.entry) == [TimedOut(Timer.PATIENCE)]
+
+
+@pytest.mark.spec("EX-55")
+def test_output_begins_the_wait_anew_and_an_empty_chunk_does_not() -> None:
+    pair = pair_in(State.STREAMING)
+    live_on(pair, 100)
+    pair.say(PROVIDER, Chunk(b"padding", 0))
+    live_on(pair, 10)
+    pair.say(PROVIDER, CHUNK)
+    output_at = pair.now
+    live_on(pair, MIN_PATIENCE_S)
+    expire(pair.entry, output_at + MIN_PATIENCE_S)
+    results = pair_in(State.STREAMING)
+    for n_results in (1, 1, 2, 2):
+        live_on(results, 70)
+        results.entry.results_came(n_results, results.now)
+    live_on(results, MIN_PATIENCE_S - 70)
+    expire(results.entry, results.now)
+
+
+@pytest.mark.spec("EX-55")
+def test_what_was_promised_is_borne_with_and_what_is_announced_later_is_not() -> None:
+    pair = Pair()
+    pair.entry.promised(4.0)
+    pair.say(ENTRY, REQUEST)
+    pair.say(PROVIDER, Accepted(1, 6_000), Waiting(9, 600_000), STARTED)
+    began_at = pair.now
+    live_on(pair, MIN_PATIENCE_S + PATIENCE_FACTOR * 10)
+    expire(pair.entry, began_at + MIN_PATIENCE_S + PATIENCE_FACTOR * 10)
 
 
 @pytest.mark.spec("EX-30")
