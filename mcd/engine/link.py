@@ -7,9 +7,10 @@ import os
 from mcd.engine import messages
 from mcd.engine.messages import ToDaemon, ToWorker
 
-READ_BYTES = 256 * 1024
+READ_BYTES = 64 * 1024
+"""At once: for 128 KiB or more C's allocator maps memory anew at every read."""
 MAX_READS_PER_TURN = 64
-"""A flood of submits must not keep the loop from decoding: at most 16 MiB are read per turn."""
+"""A flood of submits must not keep the loop from decoding: at most 4 MiB are read per turn."""
 
 
 class LinkClosedError(Exception):

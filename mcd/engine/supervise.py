@@ -31,7 +31,8 @@ BACKOFF_MAX_S = 30.0
 DEGRADED_BACKOFF_S = 60.0
 MAX_OUTBOUND_BYTES = 32 * 1024 * 1024
 """Sealed requests waiting for the worker to read them; three of the largest."""
-READ_BYTES = 256 * 1024
+READ_BYTES = 64 * 1024
+"""As in `mcd.engine.link`."""
 MAX_STDERR_LINE_BYTES = 256
 
 PASSED_ENV = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES", "TZ")
