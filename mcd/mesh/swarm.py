@@ -153,6 +153,12 @@ class MeshSwarm(Swarm):  # type: ignore[misc]  # as above
         with trio.move_on_after(NOTIFY_S):
             await super()._notify(method, *args)
 
+    async def notify_opened_stream(self, stream: Any) -> None:
+        """Tell nobody: of streams none of libp2p's services wants to hear, and each would hear in a task of its own."""
+
+    async def notify_closed_stream(self, stream: Any) -> None:
+        """As above."""
+
     def remove_conn(self, swarm_conn: Any) -> None:
         """A link has ended."""
         super().remove_conn(swarm_conn)
