@@ -98,7 +98,9 @@ class Host:
             disable_identify_address_discovery=True,
         )
         """The raw libp2p host, for this room's other services only."""
-        self._guard = Guard(self.swarm.common_stream_handler, self._limits.max_streams_per_peer, self._handler_failed)
+        self._negotiate = self.swarm.common_stream_handler
+        self._served: dict[str, StreamHandler] = {}
+        self._guard = Guard(self._handle, self._limits.max_streams_per_peer, self._handler_failed)
         self.swarm.set_stream_handler(self._guard)
         self._own_id = PeerId(own_id.to_base58())
         self._links: dict[PeerId, list[tuple[Any, float]]] = {}
@@ -226,10 +228,24 @@ class Host:
         """Run ``handler`` for each inbound stream of ``protocol``; when it returns, the stream ends."""
 
         async def handle(stream: Any) -> None:
-            peer_id = PeerId(stream.muxed_conn.peer_id.to_base58())
-            await handler(MeshStream(stream.muxed_stream, peer_id))
+            await handler(_mesh_stream(stream))
 
+        self._served[protocol] = handler
         self.libp2p.set_stream_handler(TProtocol(protocol), handle)
+
+    async def _handle(self, stream: Any) -> None:
+        """Agree at once with an opener that named a protocol of ours in its first message, as all of ours do.
+
+        libp2p's negotiation, to which everybody else is left, reads that message byte by byte.
+        """
+        for protocol, handler in self._served.items():
+            agreed = agreement(protocol)
+            if stream.muxed_stream.take(agreed):
+                stream.set_protocol(protocol)
+                await stream.muxed_stream.write(agreed)
+                await handler(_mesh_stream(stream))
+                return
+        await self._negotiate(stream)
 
     def counters(self) -> dict[str, int]:
         """Monotonic counts of what was refused or failed, and gauges of what is held."""
@@ -292,6 +308,10 @@ class Host:
         found = (elsewhere or unique)[:MAX_ADDRESSES]
         self._interfaces = (now_s, found)
         return found
+
+
+def _mesh_stream(stream: Any) -> MeshStream:
+    return MeshStream(stream.muxed_stream, PeerId(stream.muxed_conn.peer_id.to_base58()))
 
 
 def _link_of(peer_id: PeerId, link: Any, since_s: float) -> Link:

@@ -199,6 +199,14 @@ class YamuxStream(IMuxedStream):  # type: ignore[misc]  # libp2p ships no types 
         self.is_abandoned = True
         self._drop()
 
+    def take(self, prefix: bytes) -> bool:
+        """Read ``prefix`` if all of it has arrived and nothing is before it; else read nothing."""
+        if not self._received.startswith(prefix):
+            return False
+        del self._received[: len(prefix)]
+        self._grant(len(prefix))
+        return True
+
     @property
     def is_closed(self) -> bool:
         """True when both halves are over."""

@@ -11,6 +11,7 @@ import trio
 from mcd.errors import StreamBrokenError
 from mcd.mesh import yamux
 from mcd.mesh.host import Host
+from mcd.mesh.stream import agreement
 from mcd.ports import Stream
 from tests.fakes.check_stream import FIRST, check_stream, exactly
 from tests.integration.mesh_hosts import ECHO, echo, running, two, until
@@ -56,6 +57,40 @@ async def test_a_protocol_nobody_serves_surfaces_at_the_first_receive() -> None:
             await stream.receive()
         with pytest.raises(StreamBrokenError):
             await stream.send(b"more")
+
+
+AGREED = agreement(ECHO)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [AGREED + b"hello"],
+        [AGREED, b"hello"],
+        [AGREED[:20], AGREED[20:] + b"hello"],
+        [AGREED[:30], AGREED[30:], b"hello"],
+    ],
+    ids=["at once", "then the message", "line by line", "cut in a line"],
+)
+async def test_an_opener_may_send_its_lines_in_any_pieces(pieces: list[bytes]) -> None:
+    async with two() as (left, right):
+        right.serve(ECHO, echo)
+        stream = await left.swarm.get_connections()[0].muxed_conn.open_stream()
+        for piece in pieces:
+            await stream.write(piece)
+            await trio.sleep(0.05)
+        got = b""
+        while len(got) < len(AGREED) + 5:
+            got += await stream.read()
+        assert got == AGREED + b"hello"
+
+
+async def test_one_who_names_our_protocol_at_once_is_not_read_byte_by_byte() -> None:
+    async with two() as (left, right):
+        right.serve(ECHO, echo)
+        right.libp2p.multiselect.handlers.clear()  # who is left to libp2p is refused
+        stream = await left.open_stream(right.peer_id, ECHO, b"hello")
+        assert await exactly(stream, 5) == b"hello"
 
 
 async def test_300_streams_at_once_on_one_link() -> None:

@@ -48,6 +48,22 @@ async def test_a_violation_by_a_body_that_comes_in_pieces_is_found_too() -> None
         assert muxer.is_closed
 
 
+async def test_what_a_stream_begins_with_is_taken_whole_or_not_at_all() -> None:
+    async with yamux_and_peer() as (muxer, peer):
+        await peer.send(wire.WINDOW, wire.SYN, 1)
+        stream = await muxer.accept_stream()
+        assert not stream.take(b"abc")
+        await peer.data(1, b"ab")
+        await settle()
+        assert not stream.take(b"abc")
+        await peer.data(1, b"cd")
+        await settle()
+        assert not stream.take(b"bcd")
+        assert stream.take(b"abc")
+        assert muxer.n_unread_bytes == 1
+        assert await stream.read() == b"d"
+
+
 async def test_data_for_an_unknown_stream_is_answered_by_reset() -> None:
     async with yamux_and_peer() as (muxer, peer):
         await peer.data(7, b"who?")
