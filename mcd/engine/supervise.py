@@ -88,7 +88,7 @@ class Child:
         self._stream = stream
         self._outbound: deque[bytes] = deque()
         self._outbound_bytes = 0
-        self._changed = trio.Event()
+        self._changed = trio.lowlevel.ParkingLot()
         self._is_gone = False
         self.pid = process.pid
 
@@ -99,7 +99,7 @@ class Child:
             EngineDeadError: The process has gone.
         """
         while self._outbound_bytes > MAX_OUTBOUND_BYTES and not self._is_gone:
-            await self._changed.wait()
+            await self._changed.park()
         self.post(frame)
 
     def post(self, frame: ToWorker) -> None:
@@ -113,7 +113,7 @@ class Child:
         data = messages.encode_to_worker(frame)
         self._outbound.append(data)
         self._outbound_bytes += len(data)
-        self._wake()
+        self._changed.unpark_all()
 
     async def write(self) -> None:
         """Send queued frames until the process has gone."""
@@ -121,22 +121,18 @@ class Child:
             while self._outbound:
                 data = self._outbound.popleft()
                 self._outbound_bytes -= len(data)
-                self._wake()
+                self._changed.unpark_all()
                 try:
                     await self._stream.send_all(data)
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     self.gone()
                     return
-            await self._changed.wait()
+            await self._changed.park()
 
     def gone(self) -> None:
         """From now on every post fails. Idempotent."""
         self._is_gone = True
-        self._wake()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+        self._changed.unpark_all()
 
     async def read(self, handle: Callable[[list[ToDaemon]], None]) -> None:
         """Pass on every batch until end of file.
