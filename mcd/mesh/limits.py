@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol
 
 import msgspec
@@ -197,6 +198,7 @@ def network_of(address: str) -> str:
     return str(ip)
 
 
+@lru_cache(maxsize=1024)  # every request of a peer asks twice, and parsing takes 5 us
 def public_network_of(address: str) -> str:
     """`network_of` an address of the Internet, else empty: behind one of our own net may be anybody's machines."""
     network = network_of(address)

@@ -134,12 +134,13 @@ class Admission:
         return place
 
     def _find_place(self, status: EngineStatus, load: Load, ask: Ask) -> Decision:
-        slot_s = self.wait_s(status, msgspec.structs.replace(load, n_ahead=0), ask)
-        if load.n_of_asker >= self.per_peer:
-            return Refuse(RefuseReason.PEER_LIMIT, slot_s)
+        has_enough = load.n_of_asker >= self.per_peer
         is_full = load.n_open >= self.max_running + self.max_waiting
-        if load.may_begin and not load.n_ahead and not is_full:
+        if load.may_begin and not load.n_ahead and not is_full and not has_enough:
             return Accept(position=0, queue_s=0.0)
+        slot_s = self.wait_s(status, msgspec.structs.replace(load, n_ahead=0), ask)
+        if has_enough:
+            return Refuse(RefuseReason.PEER_LIMIT, slot_s)
         queue_s = self.wait_s(status, load, ask)
         if is_full or queue_s > MAX_QUEUE_S or load.n_held_bytes + ask.n_sealed_bytes > MAX_HELD_BYTES:
             return Refuse(RefuseReason.BUSY, max(slot_s, queue_s - MAX_QUEUE_S))

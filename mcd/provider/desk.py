@@ -91,9 +91,12 @@ class Desk:
         """Give the place back."""
         self.free(turn)
         self._open[turn.address] -= 1
-        self._open += Counter()  # drops who has nothing open
+        if not self._open[turn.address]:
+            del self._open[turn.address]
 
     def _deal(self) -> None:
+        if not self.turns.n_waiting:
+            return
         status = self.engine.status()
         self.turns.n_slots = max(1, status.n_slots)
         self.turns.deal(self._clock.now() if status.state == "ready" else None)

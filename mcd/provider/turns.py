@@ -91,6 +91,8 @@ class Turns:
     def line(self, *newcomers: Turn) -> list[Turn]:
         """Those who wait in the order of their turns, and where ``newcomers`` would stand.   [EX-33]"""
         arrived = [*self._waiting, *newcomers]
+        if len(arrived) < 2:
+            return arrived
         by_peer = self._ranks(arrived, lambda turn: turn.peer_id)
         arrived.sort(key=by_peer.__getitem__)
         by_address = self._ranks(arrived, lambda turn: turn.address)

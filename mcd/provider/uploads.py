@@ -49,7 +49,8 @@ class Places:
     def give_back(self, address: str) -> None:
         """Let the next one have it."""
         self._of[address] -= 1
-        self._of += Counter()  # drops addresses that hold none
+        if not self._of[address]:
+            del self._of[address]
         self._changed.unpark_all()
 
 
