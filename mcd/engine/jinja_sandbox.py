@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, KeysView, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NoReturn
@@ -38,6 +38,8 @@ PADDING_FILTERS = ("center", "format", "indent", "lipsum", "wordwrap")
 
 _CHANCE_FILTERS = ("random",)
 """An answer that goes on at another provider needs the same prompt there."""
+_ADDRESS = re.compile(rb" at 0x[0-9a-f]+")
+"""Part of what Python prints for a function and whatever else has no text: another one in every process."""
 _UNIX_TIME = re.compile(r"%%|%[-_0^#]*\d*[EO]?s")
 _WIDE = re.compile(r"\d{4}|\{")
 """In a format's specification: a width of thousands, or one that comes from a value."""
@@ -68,7 +70,7 @@ class _Sandbox(jinja2.sandbox.SandboxedEnvironment):
     Lists and dicts may be changed, as templates do: what a rendering is given is its own copy.
     """
 
-    intercepted_binops = frozenset(["*", "**", "%"])
+    intercepted_binops = frozenset(["*", "**", "%", "-"])
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         return not (isinstance(obj, str) and attr in PADDING_METHODS) and super().is_safe_attribute(obj, attr, value)
@@ -92,6 +94,8 @@ class _Sandbox(jinja2.sandbox.SandboxedEnvironment):
             raise jinja2.exceptions.SecurityError("formatting with % is not available")
         elif operator == "**":
             raise jinja2.exceptions.SecurityError("powers are not available")
+        elif operator == "-" and isinstance(left, KeysView | ItemsView):
+            return [each for each in left if each not in right]  # Python's set has another order in every process
         return super().call_binop(context, operator, left, right)
 
 
@@ -113,6 +117,7 @@ class CompiledTemplate:
         for name in (*PADDING_FILTERS, *_CHANCE_FILTERS):
             environment.filters.pop(name, None)
         environment.filters["indent"] = _indent
+        self._source = source
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
@@ -139,7 +144,14 @@ class CompiledTemplate:
             raise TemplateRefusalError(str(error.message or "it fails")[:MAX_REASON_CHARS]) from None
         except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError):
             raise TemplateRefusalError("it fails on these messages") from None
-        return bytes(prompt)
+        return self._without_addresses(bytes(prompt), variables)
+
+    def _without_addresses(self, prompt: bytes, variables: Mapping[str, Any]) -> bytes:
+        """The prompt as every process writes it: templates print ``spec.items`` and mean a member of that name."""
+        if _ADDRESS.search(prompt) is None:
+            return prompt
+        given = (self._source + json.dumps(variables, ensure_ascii=False)).encode("utf-8", "replace")
+        return _ADDRESS.sub(lambda match: match[0] if match[0] in given else b" at 0x0", prompt)
 
 
 def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:

@@ -188,6 +188,25 @@ def test_no_template_may_draw_lots() -> None:
         CompiledTemplate("{{ ['be brief', 'be kind'] | random }}")
 
 
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{{ messages.append }}", "<built-in method append of list object at 0x0>"),
+        ("{{ '[' ~ [messages.append] ~ ']' }}", "[[<built-in method append of list object at 0x0>]]"),
+        ("{{ messages | map('upper') }}", "<generator object sync_do_map at 0x0>"),
+        ("{{ 'at 0x12 and at 0x12ab> ' ~ messages[0].content }}", "at 0x12 and at 0x12ab> seen at 0x7f00 today"),
+        ("{{ (messages[0].keys() - {'role': 1}.keys()) | list }}", "['content', 'b', 'c', 'd', 'e']"),
+        ("{{ ({'a': 1, 'b': 2, 'c': 3}.items() - [('b', 2)]) | list }}", "[('a', 1), ('c', 3)]"),
+        ("{{ 3 - 1 }}", "2"),
+    ],
+)
+@pytest.mark.spec("ENV-48")
+def test_a_template_writes_the_same_in_every_process(source: str, text: str) -> None:
+    """``spec.items`` is a method, though a member was meant; its address made another prompt of it at each provider."""
+    message = {"role": "user", "content": "seen at 0x7f00 today", "b": 1, "c": 1, "d": 1, "e": 1}
+    assert render(source, messages=[message]) == text
+
+
 @pytest.mark.parametrize("source", ["{% for %}", "{{", "{% generation %}", "{{" + "(" * 5000 + ")" * 5000 + "}}"])
 def test_what_is_no_template_does_not_compile(source: str) -> None:
     with pytest.raises(TemplateRefusalError):
