@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,11 +81,11 @@ class Model:
 
     def sampling_default(self, name: str) -> float:
         """The model's own default of a sampling parameter, else llama.cpp's."""
-        text = self.metadata(f"general.sampling.{name}")
         try:
-            return float(text) if text is not None else SAMPLING_DEFAULTS[name]
+            value = float(self.metadata(f"general.sampling.{name}") or "nan")
         except ValueError:
-            return SAMPLING_DEFAULTS[name]
+            value = math.nan
+        return value if math.isfinite(value) else SAMPLING_DEFAULTS[name]
 
     def template(self) -> str:
         """The chat template; empty when the file has none."""

@@ -192,3 +192,18 @@ def test_models_own_sampling_default_is_used(tmp_path: Path) -> None:
     assert [answer(backend, chat("x", max_tokens=20)).tokens for _ in range(3)] == [greedy] * 3
     assert answer(backend, chat("x", max_tokens=20, temperature=2.0, seed=1)).tokens != greedy
     backend.close()
+
+
+@pytest.mark.parametrize("value", ["nan", "-inf", "1e999", "warm"])
+def test_a_sampling_default_that_is_no_number_is_none(tmp_path: Path, value: str) -> None:
+    """As a text it passes the check of the header; ``top_k`` of it ended every request as a fault of ours."""
+    names = ("temp", "top_k", "top_p", "min_p")
+    odd = {f"general.sampling.{name}": value for name in names}
+    texts = []
+    for metadata in (odd, None):
+        path = gguf_make.make(tmp_path / "odd.gguf", metadata=metadata)
+        backend = open_llama(str(path), EngineOptions(n_threads=1, n_slots=1), Rendering.start(), Compiling.start())
+        texts.append(answer(backend, chat("x", max_tokens=20, seed=1)).tokens)
+        backend.close()
+    assert texts[0] == texts[1]
+    assert len(texts[0]) == 20
