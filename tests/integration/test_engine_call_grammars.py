@@ -52,7 +52,13 @@ SCHEMAS: dict[str, Any] = {
 TOOLS = tuple(
     ToolFunction(name=name, parameters=msgspec.Raw(json.dumps(node).encode())) for name, node in SCHEMAS.items()
 )
+BARE = (
+    ToolFunction(name="bare", parameters=msgspec.Raw(b"{}")),
+    ToolFunction(name="perhaps", parameters=msgspec.Raw(b'{"type":["object","null"],"additionalProperties":{}}')),
+)
 FREE = (
+    *BARE,
+    ToolFunction(name="word", parameters=msgspec.Raw(b'{"type":"string"}')),
     ToolFunction(name="any"),
     ToolFunction(name="odd", parameters=msgspec.Raw(b'{"type":"object","minProperties":1}')),
 )
@@ -125,11 +131,15 @@ def _needs_head(name: str, text: str) -> bool:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_tools_without_a_schema_of_use_take_any_object(model: Model, name: str) -> None:
+    """An agent hands arguments on by name: no schema makes a number or a list of them."""
     call = bound(name, FREE).call
+    forced = bound(name, BARE, tool_choice="required").answer
     assert call is not None
+    assert forced is not None
+    schemas = {tool.name: {"type": "object"} for tool in FREE}
     for seed in range(8):
-        text = sample(model, call.text(), random.Random(seed), ends(name))
-        check(text, name, FREE, {"any": {"type": "object"}, "odd": {"type": "object"}}, 16)
+        check(sample(model, call.text(), random.Random(seed), ends(name)), name, FREE, schemas, 16)
+        check(sample(model, forced.text(), random.Random(seed), ends(name)), name, FREE, schemas, 16)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -115,7 +115,7 @@ class CallGrammar:
     def _json_object(self, syntax: JsonCalls) -> str:
         bodies = []
         for tool in self._tools:
-            arguments = self._compiler.schema(tool.schema, f"args-{tool.name}")
+            arguments = self._compiler.arguments(tool.schema, f"args-{tool.name}")
             name = literal(json.dumps(tool.name, ensure_ascii=False))
             before = f"{syntax.before_name} " if syntax.before_name else ""
             body = (
@@ -155,8 +155,8 @@ class CallGrammar:
         if syntax.body == "python":
             return f'"(" {self._keywords(tool)} {closing}'
         if syntax.body == "gemma":
-            return f"{self._compiler.schema(tool.schema, f'args-{tool.name}', GEMMA)} {closing}"
-        arguments = self._compiler.schema(tool.schema, f"args-{tool.name}")
+            return f"{self._compiler.arguments(tool.schema, f'args-{tool.name}', GEMMA)} {closing}"
+        arguments = self._compiler.arguments(tool.schema, f"args-{tool.name}")
         return f"{literal(syntax.after_name)} ws {arguments} {closing}".strip()
 
     def _keywords(self, tool: Tool) -> str:
@@ -238,7 +238,7 @@ class CallGrammar:
     def _harmony(self, *, role_first: bool) -> str:
         bodies = []
         for tool in self._tools:
-            arguments = self._compiler.schema(tool.schema, f"args-{tool.name}")
+            arguments = self._compiler.arguments(tool.schema, f"args-{tool.name}")
             channel = '("<|channel|>commentary" | "<|channel|>analysis")? ' if role_first else ""
             bodies.append(
                 self._rules.rule(f"call-{tool.name}", f"{literal(tool.name)} {channel}{_HARMONY_TAIL} {arguments}")

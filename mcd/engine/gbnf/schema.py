@@ -71,6 +71,13 @@ class SchemaCompiler:
         """
         return self.node(self.load(raw), name, notation)
 
+    def arguments(self, raw: msgspec.Raw | bytes, name: str, notation: Notation = JSON) -> str:
+        """The same of a call's arguments: an object, whatever else its schema would admit."""
+        node = self.load(raw)
+        return self.node(
+            node if node.get("type") == "object" else {"allOf": [node, {"type": "object"}]}, name, notation
+        )
+
     def load(self, raw: msgspec.Raw | bytes) -> Any:
         """Decode a document, and look up references in it from now on."""
         try:
