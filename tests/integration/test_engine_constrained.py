@@ -44,6 +44,22 @@ TREE = {
     "$ref": "#/$defs/node",
 }
 OPEN = {"type": "object", "properties": {"a": {"type": "boolean"}}, "additionalProperties": {"type": "null"}}
+REST = {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": {"type": "boolean"}}
+EITHER = {
+    "type": "object",
+    "properties": {"a": {"type": "integer"}},
+    "required": ["a"],
+    "anyOf": [
+        {"properties": {"b": {"type": "null"}}, "required": ["b"]},
+        {"properties": {"c": {"type": "null"}}, "required": ["c"]},
+    ],
+}
+UNEVALUATED_EITHER = EITHER | {"unevaluatedProperties": False}
+UNEVALUATED = {
+    "allOf": [{"properties": {"a": {}}, "required": ["a"]}, {"properties": {"b": {}}}],
+    "type": "object",
+    "unevaluatedProperties": False,
+}
 
 ADMITTED: list[tuple[Any, str]] = [
     (PERSON, '{"name": "Zoë", "age": 31}'),
@@ -63,6 +79,23 @@ ADMITTED: list[tuple[Any, str]] = [
     ({}, '[{"deep":[null,true,1.5,"x"]}]'),
     ({"type": "string", "format": "uuid"}, '"123e4567-e89b-12d3-a456-426614174000"'),
     ({"type": "string", "format": "date-time"}, '"2026-11-24T23:59:59.5Z"'),
+    (REST, '{"a":1,"ab":false,"":true}'),
+    (REST, '{"":true}'),
+    (EITHER, '{"a":1,"b":null}'),
+    ({"const": 1, "enum": [2, 1.0]}, "1.0"),
+    ({"enum": [1, "a", None], "type": ["integer", "null"]}, "null"),
+    ({"type": "integer", "nullable": True}, "null"),
+    ({"type": "integer", "exclusiveMinimum": 3, "exclusiveMaximum": 5}, "4"),
+    ({"type": "integer", "minimum": 2.5, "maximum": 3.5}, "3"),
+    ({"type": "integer", "exclusiveMinimum": 2.5, "exclusiveMaximum": 3.5}, "3"),
+    ({"type": "integer", "minimum": 2, "exclusiveMinimum": 2, "maximum": 9, "exclusiveMaximum": 9}, "8"),
+    ({"type": "integer", "minimum": 5, "exclusiveMinimum": 2, "maximum": 7, "exclusiveMaximum": 9}, "7"),
+    ({"type": "number", "exclusiveMinimum": 1, "exclusiveMaximum": 3}, "1.5"),
+    ({"type": "number", "minimum": 1, "maximum": 3}, "3"),
+    ({"allOf": [{"type": "integer", "minimum": 2, "maximum": 9}, {"minimum": 3, "maximum": 5}]}, "3"),
+    ({"allOf": [{"enum": [1, 2, 3]}, {"enum": [2.0, 3, 4]}]}, "2"),
+    (UNEVALUATED, '{"a":1,"b":2}'),
+    (UNEVALUATED_EITHER, '{"a":1,"b":null}'),
 ]
 FORBIDDEN: list[tuple[Any, str]] = [
     (PERSON, '{"age": 31, "name": "x"}'),
@@ -80,6 +113,31 @@ FORBIDDEN: list[tuple[Any, str]] = [
     ({"type": "array", "items": {"type": "integer"}, "minItems": 2}, "[1]"),
     ({"type": "string"}, '"a\nb"'),
     ({"const": 3}, "4"),
+    (REST, '{"a":true}'),
+    (REST, '{"a":1,"a":true}'),
+    (REST, '{"ab":1}'),
+    (EITHER, '{"b":null}'),
+    (EITHER, '{"a":1}'),
+    ({"const": 1, "enum": [2, 1]}, "2"),
+    ({"enum": [1, "a", None], "type": ["integer", "null"]}, '"a"'),
+    ({"type": "integer", "nullable": False}, "null"),
+    ({"type": "integer", "exclusiveMinimum": 3}, "3"),
+    ({"type": "integer", "exclusiveMaximum": 3}, "3"),
+    ({"type": "integer", "exclusiveMinimum": 2.5}, "2"),
+    ({"type": "integer", "exclusiveMaximum": 3.5}, "4"),
+    ({"type": "integer", "minimum": 2.5}, "2"),
+    ({"type": "integer", "minimum": 5, "exclusiveMinimum": 2}, "4"),
+    ({"type": "integer", "exclusiveMinimum": 5, "minimum": 2}, "5"),
+    ({"type": "integer", "maximum": 5, "exclusiveMaximum": 9}, "6"),
+    ({"type": "number", "exclusiveMinimum": 1}, "1"),
+    ({"type": "number", "exclusiveMaximum": 3}, "3"),
+    ({"type": "number", "exclusiveMaximum": 3}, "3.5"),
+    ({"type": "number", "minimum": 1}, "0.5"),
+    ({"allOf": [{"type": "integer", "minimum": 2, "maximum": 9}, {"minimum": 3, "maximum": 5}]}, "2"),
+    ({"allOf": [{"type": "integer", "minimum": 2, "maximum": 9}, {"minimum": 3, "maximum": 5}]}, "6"),
+    ({"allOf": [{"enum": [1, 2, 3]}, {"enum": [2, 3, 4]}]}, "1"),
+    (UNEVALUATED, '{"a":1,"b":2,"c":3}'),
+    (UNEVALUATED_EITHER, '{"a":1,"b":null,"d":1}'),
 ]
 
 

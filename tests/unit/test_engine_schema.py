@@ -59,6 +59,7 @@ def compile_schema(schema: Any) -> str:
         ({"enum": ["a"], "type": "integer"}, "enum"),
         ({"anyOf": []}, "anyOf"),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
+        ({"oneOf": [{"const": 1}, {"const": 1.0}]}, "oneOf"),
         (3, "object"),
         ({"allOf": [{"pattern": "a"}, {"pattern": "b"}]}, "pattern"),
         (

@@ -109,8 +109,20 @@ def _listed(node: Any, rules: Rules) -> frozenset[str] | None:
 
 
 def as_text(value: Any) -> str:
-    """Equal for equal JSON values only; to Python true is 1."""
-    return json.dumps(value, sort_keys=True)
+    """Equal for equal JSON values only: to Python true is 1, and 1.0 has another text."""
+    return json.dumps(_whole(value), sort_keys=True)
+
+
+def _whole(value: Any) -> Any:
+    """With whole numbers as integers."""
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case list():
+            return [_whole(item) for item in value]
+        case dict():
+            return {name: _whole(item) for name, item in value.items()}
+    return value
 
 
 def _widened(kinds: frozenset[str]) -> frozenset[str]:

@@ -143,14 +143,14 @@ class SchemaCompiler:
             return _closed(node)
         if n_followed > MAX_DEPTH:
             raise self.rules.fault("its references or allOf lead nowhere")
-        parts = [{key: value for key, value in node.items() if key not in ("$ref", "allOf")}]
+        whole: Any = {key: value for key, value in node.items() if key not in ("$ref", "allOf")}
+        parts = []
         if "$ref" in node:
             parts.append(self._target(node["$ref"]))
         if "allOf" in node:
             if not isinstance(node["allOf"], list) or not node["allOf"]:
                 raise self.rules.fault("allOf needs a list")
             parts += node["allOf"]
-        whole: Any = {}
         for part in parts:
             flat = self._resolved(part, n_followed + 1)
             if flat is True:
@@ -203,7 +203,7 @@ class SchemaCompiler:
         parts, plain = [], []
         for option, alternative in zip(options, alternatives, strict=True):
             try:
-                parts.append(self._visit({"allOf": [beside, option]} if beside else option, name, depth + 1))
+                parts.append(self._visit({**beside, "allOf": [option]} if beside else option, name, depth + 1))
             except _NothingFitsError:
                 continue
             if alternative.may_be_plain:
