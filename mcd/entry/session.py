@@ -389,7 +389,7 @@ def _refusal(message: Refused, n_ctx: int, may_be_too_large: bool) -> PeerError:
     if message.reason == RefuseReason.TOO_LARGE:
         if not may_be_too_large:
             return RemoteProtocolError("the provider refuses as too large what fits by its own record")
-        far = f"the prompt and max_tokens together are far beyond the {n_ctx} tokens of this model's context"
+        far = f"the request is far larger than fits the {n_ctx} tokens of this model's context"
         return ClaimedFaultError(ContextLengthError(far))
     why = _REFUSALS.get(message.reason, f"reason {message.reason}")
     return RefusedError(
