@@ -39,11 +39,12 @@ def _lines(status: Mapping[str, Any]) -> Iterator[str]:
     if not status["engines"]:
         yield "Serving  nothing (entry only; mcd run --cpu or --gpu serves a model)"
     p50, p95 = (table.duration(status[key]) for key in ("ttft_p50_s", "ttft_p95_s"))
+    first = "" if status["ttft_p50_s"] is None else f", first token p50 {p50} p95 {p95}"
     yield (
-        f"Asked    {table.count(status['n_requests'], 'request')}, {status['n_failed']} failed, first token p50 {p50} "
-        f"p95 {p95}, {table.count(status['n_prompt_tokens'], 'token')} in, {status['n_output_tokens']:,} out"
+        f"Asked    {table.count(status['n_requests'], 'request')}, {status['n_failed']} failed{first}, "
+        f"{table.count(status['n_prompt_tokens'], 'token')} in, {status['n_output_tokens']:,} out"
     )
-    yield f"Served   {table.count(status['n_served'], 'request')} of other peers"
+    yield f"Served   {table.count(status['n_served'], 'request')}, own ones included"
     for warning in status["warnings"]:
         yield table.paint(f"WARN     {table.plain(warning)}", table.YELLOW)
 
