@@ -21,6 +21,8 @@ IDLE_TIMEOUT_S = 120.0
 MAX_LINE_BYTES = 16 * 1024 * 1024
 _ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to ask a server bound to all addresses
 
+_COMING = {"loading", "restarting"}
+
 Message = dict[str, str]
 
 
@@ -46,7 +48,7 @@ def execute(args: argparse.Namespace) -> int:
     """Ask once, or until the end of input."""
     interrupt.heed()
     status = client.ask(args.home, "status")
-    asker = _Asker(status["http"], args.model or _default_model(args), args)
+    asker = _Asker(status["http"], args.model or _default_model(args, status["engines"]), args)
     opening: list[Message] = [{"role": "system", "content": args.system}] if args.system else []
     question = args.message
     if question is None and not sys.stdin.isatty():
@@ -58,11 +60,22 @@ def execute(args: argparse.Namespace) -> int:
     return _converse(asker, opening)
 
 
-def _default_model(args: argparse.Namespace) -> str:
+def _default_model(args: argparse.Namespace, engines: list[dict[str, Any]]) -> str:
     models = [model for model in client.ask(args.home, "models") if "chat" in model["capabilities"]]
+    coming = [engine["alias"] for engine in engines if engine["state"] in _COMING]
+    if not models and coming:
+        raise CommandError(f"{coming[0]} is still being loaded here; ask again in a moment", exits.NOT_FOUND)
     if not models:
         raise CommandError("no peer serves a model that chats; mcd run --cpu serves the embedded one", exits.NOT_FOUND)
     return str(min(models, key=lambda model: not model["is_local"])["alias"])
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some of an answer."""
+
+    text: str
+    is_thought: bool
 
 
 @dataclass
@@ -70,6 +83,7 @@ class _Reply:
     """What one answer consisted of, for the line below it."""
 
     text: list[str] = field(default_factory=list)
+    """Without the thoughts before it, which no model is shown again."""
     peer_id: str = ""
     n_tokens: int = 0
     first_s: float | None = None
@@ -107,7 +121,7 @@ class _Asker:
         finally:
             connection.close()
 
-    def stream(self, messages: list[Message], reply: _Reply) -> Iterator[str]:
+    def stream(self, messages: list[Message], reply: _Reply) -> Iterator[_Piece]:
         """Ask and yield the text as it comes; closing the iterator cancels the answer at the provider.
 
         Raises:
@@ -119,11 +133,9 @@ class _Asker:
             response = self._request(connection, messages, is_stream=True)
             reply.peer_id = response.headers.get("x-mcd-peer", "")
             for line in iter(lambda: response.readline(MAX_LINE_BYTES), b""):
-                text = _read_line(line, reply)
-                if text:
+                for piece in _read_line(line, reply):
                     reply.first_s = time.monotonic() - started if reply.first_s is None else reply.first_s
-                    reply.text.append(text)
-                    yield text
+                    yield piece
             reply.total_s = time.monotonic() - started
         except (OSError, http.client.HTTPException, ValueError) as problem:
             raise CommandError("the connection to the API broke; is mcd still running?") from problem
@@ -148,18 +160,23 @@ class _Asker:
         return response
 
 
-def _read_line(line: bytes, reply: _Reply) -> str:
-    """Return what one line of the event stream adds to the answer."""
+def _read_line(line: bytes, reply: _Reply) -> Iterator[_Piece]:
+    """What one line of the event stream adds to the answer."""
     if line.startswith(b": peer "):
         reply.peer_id = line.removeprefix(b": peer ").strip().decode(errors="replace")
     if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
-        return ""
+        return
     chunk = json.loads(line.removeprefix(b"data: "))
     if "error" in chunk:
         raise exits.refusal(chunk["error"])
     if chunk.get("usage"):
         reply.n_tokens = chunk["usage"]["completion_tokens"]
-    return "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
+    for choice in chunk["choices"]:
+        if thought := choice["delta"].get("reasoning_content"):
+            yield _Piece(thought, is_thought=True)
+        if text := choice["delta"].get("content"):
+            reply.text.append(text)
+            yield _Piece(text, is_thought=False)
 
 
 def _ask_once(asker: _Asker, messages: list[Message], *, is_json: bool) -> int:
@@ -174,11 +191,26 @@ def _ask_once(asker: _Asker, messages: list[Message], *, is_json: bool) -> int:
 
 
 def _print_stream(asker: _Asker, messages: list[Message], reply: _Reply) -> None:
-    """Print as it comes. The text is the model's own and goes out unchanged to a pipe, harmless to a terminal."""
+    """Print as it comes. The text is the model's own and goes out unchanged to a pipe, harmless to a terminal.
+
+    A terminal is shown the thoughts too, or nothing would move for minutes; a pipe gets the answer alone.
+    """
     is_terminal = sys.stdout.isatty()
-    for text in asker.stream(messages, reply):
-        sys.stdout.write(_harmless(text) if is_terminal else text)
-        sys.stdout.flush()
+    last: _Piece | None = None
+    try:
+        for piece in asker.stream(messages, reply):
+            if not is_terminal and piece.is_thought:
+                continue
+            if last is not None and last.is_thought and not piece.is_thought:
+                sys.stdout.write("\n\n")
+            text = _harmless(piece.text) if is_terminal else piece.text
+            sys.stdout.write(table.paint(text, table.DIM) if piece.is_thought else text)
+            sys.stdout.flush()
+            last = piece
+    except (CommandError, KeyboardInterrupt) as end:
+        if last is not None or isinstance(end, KeyboardInterrupt):
+            print(flush=True)  # whatever is said next begins a line
+        raise
     print()
 
 
@@ -205,9 +237,9 @@ def _turn(asker: _Asker, messages: list[Message]) -> list[Message]:
     try:
         _print_stream(asker, messages, reply)
     except KeyboardInterrupt:
-        print()
+        pass
     except CommandError as error:
-        print(f"\n{error.message}", file=sys.stderr)
+        print(error.message, file=sys.stderr)
         return messages[:-1]
     print(table.paint(reply.summary(), table.DIM, sys.stderr), file=sys.stderr)
     return [*messages, {"role": "assistant", "content": "".join(reply.text)}]
