@@ -123,7 +123,8 @@ def banner(status: DaemonStatus) -> str:
     lines += [f"  {table.paint('warning', table.YELLOW)}    {table.plain(warning)}" for warning in warnings]
     model = status.engines[0].alias if status.engines else config.EMBEDDED_MODEL
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "What is mcd?"}]})
-    lines += ["", "Try it:", f"  curl http://{status.http}/v1/chat/completions \\"]
+    hint = "Try it:" if status.engines else "Try it, with a name from mcd models:"
+    lines += ["", hint, f"  curl http://{status.http}/v1/chat/completions \\"]
     lines += ["    -H 'content-type: application/json' \\", f"    -d '{body}'", ""]
     return "\n".join(lines) + "\n"
 

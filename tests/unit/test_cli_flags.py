@@ -127,6 +127,7 @@ def test_the_banner_has_what_a_newcomer_needs() -> None:
     assert status.addresses[0] in out
     assert "http://127.0.0.1:8080/v1/chat/completions" in out
     assert '"model": "modelcloud-nano"' in out
+    assert "\nTry it, with a name from mcd models:\n" in out  # an entry knows nobody yet
     assert "warning" not in out
     assert "in the clear" in run.banner(daemon_status(http="0.0.0.0:8080"))
 
