@@ -37,6 +37,7 @@ from mcd.gateway.bridge import Bridge, Started
 from mcd.gateway.control import Control
 from mcd.gateway.loops import run_loops
 from mcd.gateway.metrics import Metrics
+from mcd.gateway.server import remove_stale
 from mcd.log import Log, on_stderr
 from mcd.mesh.network import Libp2pMesh
 from mcd.ports import DaemonStatus
@@ -243,6 +244,7 @@ def run(config: Config, on_up: Callable[[DaemonStatus], None]) -> int:
     allow_open_files()
     return_large_blocks()
     keys.open_home(config.home)
+    remove_stale(control_path(config.home))  # before the ports: a second daemon in one home is told just that
     with on_stderr(config.log_level) as log:
         daemon = Daemon(config, keys.load_or_create(config.home), log)
         run_loops(daemon.run_mesh, partial(daemon.run_gateway, on_up))

@@ -145,8 +145,7 @@ def json_response(body: bytes, status: int = 200) -> web.Response:
 def _unix_socket(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if os.path.lexists(path):
-            _remove_stale(path)
+        remove_stale(path)
         mask = os.umask(0o177)
         try:
             listener.bind(str(path))
@@ -161,8 +160,14 @@ def _unix_socket(path: Path) -> socket.socket:
     return listener
 
 
-def _remove_stale(path: Path) -> None:
-    """Remove the socket of a daemon that is gone; a living one answers the connection. Nothing else is touched."""
+def remove_stale(path: Path) -> None:
+    """Remove the socket of a daemon that is gone; a living one answers the connection. Nothing else is touched.
+
+    Raises:
+        ConfigError: A daemon lives there, or something that is no socket.
+    """
+    if not os.path.lexists(path):
+        return
     if not stat.S_ISSOCK(path.lstat().st_mode):
         raise ConfigError(f"{path} is in the way: mcd needs this name for its control socket; move it elsewhere")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -193,6 +194,17 @@ def test_without_a_daemon_commands_exit_3_and_say_what_to_do(words: list[str], t
     done = mcd(*words, home=tmp_path)
     assert (done.returncode, done.stdout) == (3, "")
     assert "mcd run" in done.stderr
+
+
+def test_a_second_daemon_in_one_home_is_told_just_that(home: Path) -> None:
+    """It named the port, then told to choose another one, then another home, then another address of the API."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = mcd("run", "--http", f"127.0.0.1:{port}", "--listen", f"/ip4/127.0.0.1/tcp/{port}", home=home)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"mcd run: another daemon uses {home}; stop it or choose another --home\n"
 
 
 def test_names_that_are_no_text_are_unknown_and_a_full_disk_is_said(home: Path) -> None:
