@@ -21,7 +21,7 @@ from mcd.wire.envelope import ENC_BYTES, SealKey, open_request
 from mcd.wire.frames import Sealer
 from mcd.wire.header import ENVELOPE_INVALID, SUITES, Header, decode_header
 from mcd.wire.keyconfig import KeyConfig, sign_key_config, verify_certificate
-from mcd.wire.messages import MAX_TOKENS_PER_CHUNK, RefuseReason
+from mcd.wire.messages import MAX_CLOCK_SKEW_MS, MAX_TOKENS_PER_CHUNK, RefuseReason
 from mcd.wire.payload import Body, Delta, Private, ToolCallDelta, Usage
 from mcd.wire.receipt import Receipt
 from mcd.wire.signing import SigningKey, sign_receipt
@@ -121,10 +121,12 @@ class SealKeys:
         self._epoch += 1
         self.rotates_at_ms = now_ms + ROTATION_MS
         not_after_ms = now_ms + CONFIG_LIFETIME_MS
+        destroy_ms = not_after_ms + DESTROY_AFTER_MS  # not later for a key whose clock was ahead
+        self._keys = {name: (key, min(until_ms, destroy_ms)) for name, (key, until_ms) in self._keys.items()}
         configs: list[bytes] = []
         for suite in SUITES:
             key = SealKey.generate(suite)
-            self._keys[key.key_id] = (key, not_after_ms + DESTROY_AFTER_MS)
+            self._keys[key.key_id] = (key, destroy_ms)
             config = KeyConfig(
                 suite, self._peer_key, self.engine_public_key, now_ms, not_after_ms, self._epoch, key.public_key
             )
@@ -133,9 +135,14 @@ class SealKeys:
         self._configs = tuple(configs)
 
     def rotate_if_due(self, now_ms: int) -> bool:
-        """Rotate once an hour and destroy expired keys; True when there are new configs to publish."""
+        """Rotate once an hour and destroy expired keys; True when there are new configs to publish.
+
+        A clock that is set back, as a machine's that booted with a wrong one, leaves keys of the future, which no entry
+        takes; so it is a rotation as well.
+        """
         self._destroy_old(now_ms)
-        if now_ms < self.rotates_at_ms:
+        made_ms = self.rotates_at_ms - ROTATION_MS
+        if made_ms - MAX_CLOCK_SKEW_MS <= now_ms < self.rotates_at_ms:
             return False
         self.rotate(now_ms)
         return True

@@ -96,7 +96,8 @@ class Announcer:
         now_ms = self._clock.unix_ms()
         body = self._describe()
         old = self._record
-        is_young = old is not None and now_ms - old.issued_ms < LIFETIME_MS // 3
+        # One of the future is not young: the clock went back, and nobody believes it until the time it names.
+        is_young = old is not None and 0 <= now_ms - old.issued_ms < LIFETIME_MS // 3
         if old is None or not is_young or not _same(old, body):
             self._number(body, now_ms)
         return self._signed

@@ -45,6 +45,7 @@ from mcd.units import UnixMs
 from mcd.wire import info
 from mcd.wire.messages import EXCHANGE_PROTOCOL, INFO_PROTOCOL, EngineKeys, RefuseReason
 from mcd.wire.payload import Delta, Failure, Final, Vectors
+from mcd.wire.records import open_record
 from mcd.wire.signing import SigningKey, peer_id
 from tests.fakes.memory_mesh import MemoryNet, open_net
 from tests.fakes.sealing_engine import ALIAS, DIGEST, Play, SealingEngine, word
@@ -764,3 +765,14 @@ async def test_a_model_that_this_peer_is_loading_is_not_yet_there_and_no_unknown
         with pytest.raises(ModelNotFoundError):
             await ada.ask()
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.spec("REC-07")
+async def test_a_record_of_a_clock_that_was_ahead_is_replaced_once_it_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that booted an hour ahead stayed unknown for that hour after its clock was set."""
+    async with nodes(ada=Play()) as (_, providers):
+        announcer, right_ms = providers["ada"].announcer, VirtualClock().unix_ms()
+        monkeypatch.setattr(VirtualClock, "unix_ms", lambda _: UnixMs(right_ms + 3_600_000))
+        announcer._renew()
+        monkeypatch.undo()
+        assert open_record(announcer.signed_record(), now_ms=right_ms, network="test")

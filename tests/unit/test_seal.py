@@ -237,6 +237,19 @@ def test_an_overdue_key_is_destroyed_by_the_next_request_at_the_latest() -> None
     assert not keys._keys
 
 
+@pytest.mark.spec("ENV-09", "ENV-11")
+def test_keys_of_a_clock_that_was_ahead_are_replaced_once_it_is_right() -> None:
+    """Nobody could seal to a provider whose machine had booted an hour ahead, until that hour was over."""
+    keys = started(NOW_MS + ROTATION_MS)
+    first = config_of(keys, NOW_MS + ROTATION_MS)
+    assert keys.rotate_if_due(NOW_MS)
+    assert config_of(keys, NOW_MS).epoch == 2
+    assert not keys.rotate_if_due(NOW_MS)
+    gone_ms = NOW_MS + CONFIG_LIFETIME_MS + DESTROY_AFTER_MS
+    header, sealed, _ = request(first, issued_ms=gone_ms)
+    assert refusal(keys, header, sealed, gone_ms) == RefuseReason.KEY_UNKNOWN
+
+
 @pytest.mark.spec("ENV-09")
 def test_an_entry_refuses_a_rolled_back_epoch() -> None:
     keys = started()
