@@ -307,7 +307,8 @@ def _bad_responses(bad: Any, made: Exchange, frames: list[bytes]) -> Iterator[Ve
     yield bad("entry", "first frame dropped", ids, frames=[empty, long, final])
     yield bad("entry", "two frames swapped", ids, frames=[empty, first, long, final])
     yield bad("entry", "a frame twice", ids, frames=[first, first, empty, long, final])
-    yield bad("entry", "a frame after the final one", ids, frames=[*frames, first])
+    more = made.frames((*PARTS, (0, b"more", 64)))[-1]
+    yield bad("entry", "a frame after the final one, under the next number", ids, frames=[*frames, more])
     yield bad("entry", "a data frame called final", ids, frames=[b"\1" + first[1:]])
     yield bad("entry", "the final frame called data", ids, frames=[first, empty, long, b"\0" + final[1:]])
     yield bad("entry", "type 3", ids, frames=[made.frames(((3, b"", 64),))[0]])

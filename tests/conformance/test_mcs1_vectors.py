@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from mcd.errors import EnvelopeError
 from mcd.wire.envelope import SealKey, open_request, transcript_hash
 from mcd.wire.frames import DataFrame, ErrorFrame, FinalFrame, Opener, Sealer
-from mcd.wire.header import ENVELOPE_INVALID, decode_header, encode_header
+from mcd.wire.header import decode_header, encode_header
 from mcd.wire.keyconfig import key_id, verify_key_config
 from mcd.wire.padding import last_frame
 from scripts import make_mcs1_vectors
@@ -135,20 +135,22 @@ def test_refused(vector: dict[str, Any]) -> None:
             open_by_engine(vector)
     else:
         entry = opener(vector)
+        if "ENV-25" in vector["spec"]:
+            read(entry, vector)
+            assert not entry.is_finished
+            return
         with pytest.raises(EnvelopeError) as caught:
-            read_to_end(entry, vector)
+            read(entry, vector)
         with pytest.raises(EnvelopeError):  # dead: even what would have been right is refused now
-            read_to_end(entry, vector)
+            read(entry, vector)
     assert caught.value.message == "the envelope did not open"
     assert caught.value.__cause__ is None
 
 
-def read_to_end(entry: Opener, vector: dict[str, Any]) -> None:
+def read(entry: Opener, vector: dict[str, Any]) -> None:
     entry.start(bytes.fromhex(vector["response_key"]))
     for frame in vector["frames"]:
         entry.open_frame(bytes.fromhex(frame))
-    if not entry.is_finished:
-        raise EnvelopeError(ENVELOPE_INVALID)  # the stream ended before its end
 
 
 def test_files_are_current() -> None:

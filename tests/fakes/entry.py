@@ -107,8 +107,8 @@ class ScriptedEntry:
                 load_s=0.0,
                 n_slots=8,
                 best_rtt_s=0.014,
-                price_prompt=0,
-                price_output=0,
+                price_prompt=20_000,
+                price_output=180_000,
                 is_local=True,
                 seen_unix_s=1_790_000_000,
             )

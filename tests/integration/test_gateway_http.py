@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mcd.api.events import Waiting
+from mcd.errors import StreamBrokenError
 from mcd.gateway import completions, server
 from mcd.wire.payload import Delta
 from tests.fakes.entry import MODEL, PEER, ScriptedEntry, answering, final
@@ -103,6 +104,7 @@ POST = ("POST", "/v1/chat/completions", CHAT)
         ("upper case", http(*GET, Host="LOCALHOST"), 200),
         ("charset", http(*POST, Content_Type="application/json; charset=utf-8"), 200),
         ("no content type", http(*POST, Content_Type=None), 415),
+        ("something like JSON", http(*POST, Content_Type="application/json-seq"), 415),
         ("gzip", http(*POST, Content_Encoding="gzip"), 415),
     ],
 )
@@ -266,6 +268,33 @@ def test_keep_alive_comments_fill_the_silence(monkeypatch: pytest.MonkeyPatch) -
     serve(ScriptedEntry(steps), body)
 
 
+@pytest.mark.spec("GW-34")
+@pytest.mark.parametrize(("first_s", "then_s", "n_waiting"), [(0.05, 60.0, 1), (60.0, 0.05, 0)])
+def test_the_first_keep_alive_has_a_time_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, first_s: float, then_s: float, n_waiting: int
+) -> None:
+    monkeypatch.setattr(completions, "FIRST_KEEP_ALIVE_S", first_s)
+    monkeypatch.setattr(completions, "KEEP_ALIVE_S", then_s)
+
+    async def body(running: Running) -> None:
+        _, _, text = await talk(running, http("POST", "/v1/chat/completions", STREAM))
+        assert text.count(b": waiting\n\n") == n_waiting
+
+    serve(ScriptedEntry([answering(), 0.5, Delta(0, "hi", (1,)), final(1)]), body)
+
+
+@pytest.mark.spec("GW-34")
+def test_before_the_first_keep_alive_a_failure_is_a_status() -> None:
+    """Also once it is known who answers: the comment that says so waits for what follows it."""
+
+    async def body(running: Running) -> None:
+        status, headers, text = await talk(running, http("POST", "/v1/chat/completions", STREAM))
+        assert (status, headers["content-type"]) == (502, "application/json")
+        assert json.loads(text)["error"]["code"] == "peer_failed"
+
+    serve(ScriptedEntry([Waiting(0.0), answering(), 0.05, StreamBrokenError("the provider broke off")]), body)
+
+
 def test_events_that_wait_together_are_written_together() -> None:
     steps = [answering(), *(Delta(0, "x", (i,)) for i in range(100)), final(100)]
 
@@ -298,12 +327,14 @@ def test_metrics_count_and_quote_nothing() -> None:
         await talk(running, http("POST", "/v1/chat/completions", CHAT.replace(MODEL.encode(), b"evil")))
         await talk(running, http("POST", "/v1/chat/completions", b'{"model":"evil","messages":[]}'))
         await talk(running, http("GET", "/evil"))
+        await talk(running, http("GET", "/v1/models/evil"))
         status, headers, text = await talk(running, http("GET", "/metrics"))
         assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
         lines = text.decode().splitlines()
         assert 'gen_ai_client_token_usage_sum{gen_ai_operation_name="chat",gen_ai_token_type="output"} 2' in lines
         assert 'gen_ai_server_time_to_first_token_seconds_count{gen_ai_operation_name="chat"} 1' in lines
         assert 'mcd_http_responses_total{http_route="other",http_response_status_code="404"} 1' in lines
+        assert 'mcd_http_responses_total{http_route="/models/{id}",http_response_status_code="404"} 1' in lines
         assert 'mcd_requests_total{gen_ai_operation_name="chat",outcome="model_not_found"} 1' in lines
         assert 'mcd_requests_total{gen_ai_operation_name="chat",outcome="ok"} 1' in lines
         assert 'mcd_requests_total{gen_ai_operation_name="text_completion",outcome="ok"} 2' in lines

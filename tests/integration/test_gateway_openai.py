@@ -284,7 +284,15 @@ def test_models_are_listed_and_found() -> None:
     async def body(client: openai.AsyncOpenAI, running: Running) -> None:
         models = [model async for model in client.models.list()]
         assert [(m.id, m.owned_by, m.object) for m in models] == [(MODEL, "modelcloud", "model")]
-        assert models[0].model_extra["context_length"] == 2048
+        assert models[0].model_extra == {
+            "context_length": 2048,
+            "capabilities": ["chat", "tools"],
+            "digest": DIGEST.hex(),
+            "n_providers": 2,
+            "n_slots": 8,
+            "price_prompt": 20_000,
+            "price_output": 180_000,
+        }
         for name in (MODEL, f"{MODEL}@sha256:{models[0].model_extra['digest']}"):
             assert (await client.models.retrieve(name)).id == name
         for name in ("other", "../../etc/passwd", "org/name:tag"):

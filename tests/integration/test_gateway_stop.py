@@ -113,6 +113,15 @@ def test_the_control_socket_is_private_and_one_a_home(daemon: Daemon) -> None:
 
 
 @pytest.mark.spec("GW-70")
+def test_the_control_socket_only_tells(daemon: Daemon) -> None:
+    for method, status in (("GET", 200), ("HEAD", 405), ("POST", 405), ("PUT", 405), ("DELETE", 405)):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(daemon.control))
+            connection.sendall(f"{method} /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+            assert connection.recv(64).split(b" ", 2)[1] == str(status).encode()
+
+
+@pytest.mark.spec("GW-70")
 @pytest.mark.parametrize("kind", ["file", "folder", "link", "dangling link"])
 def test_what_is_no_socket_is_left_alone(tmp_path: Path, kind: str) -> None:
     path, other = tmp_path / "control.sock", tmp_path / "notes"

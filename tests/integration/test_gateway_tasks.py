@@ -24,7 +24,7 @@ def vector(*numbers: float) -> bytes:
     return struct.pack(f"<{len(numbers)}f", *numbers)
 
 
-@pytest.mark.spec("GW-15", "GW-36")
+@pytest.mark.spec("GW-15", "GW-36", "GW-60")
 def test_the_official_client_reads_embeddings() -> None:
     """It asks for base64 by itself and decodes it."""
     parts = [Vectors((vector(0.5, -1.0),)), Vectors((vector(0.25, 0.0),))]

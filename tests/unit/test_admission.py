@@ -192,6 +192,7 @@ def test_decisions_become_messages_within_their_bounds() -> None:
         encode_exchange(message)
 
 
+@pytest.mark.spec("EX-45")
 def test_a_request_of_many_texts_is_not_measured_by_one_context() -> None:
     encoder = status(n_ctx=512, capabilities=("embeddings", "tokenize"), output_tokens_per_s=0.0)
     many = Ask(n_sealed_bytes=4_000_000, max_output_tokens=1)

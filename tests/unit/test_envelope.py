@@ -18,6 +18,8 @@ from mcd.wire.envelope import REQUEST_LABEL, SealKey, Terms, open_request, seal_
 from mcd.wire.frames import (
     _END_RESERVE_BYTES,
     FRAME_DATA,
+    FRAME_ERROR,
+    FRAME_FINAL,
     MAX_FRAMES,
     MAX_RESPONSE_BYTES,
     DataFrame,
@@ -326,7 +328,19 @@ def test_oversized_frame_is_refused() -> None:
         opener.open_frame(frame + b"\0")
 
 
-@pytest.mark.spec("ENV-21")
+@pytest.mark.spec("ENV-22")
+def test_nothing_may_follow_the_last_frame() -> None:
+    for end in (FRAME_FINAL, FRAME_ERROR):
+        sealer, opener = pair()
+        opener.open_frame(sealer._seal(end, b"end", 64))
+        sealer._is_finished = False
+        more = sealer.seal_data(b"more")  # under the next number, as a faulty engine would
+        assert opener.is_finished
+        with pytest.raises(EnvelopeError):
+            opener.open_frame(more)
+
+
+@pytest.mark.spec("ENV-21", "ENV-22")
 @pytest.mark.parametrize(
     ("claimed_bytes", "plain"),
     [

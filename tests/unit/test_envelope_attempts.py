@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -10,10 +11,10 @@ import pytest
 
 from mcd.api.events import AnswerEvent
 from mcd.api.request import ChatMessage, ChatRequest
-from mcd.entry.session import Asked, Session
+from mcd.entry.session import REQUEST_TTL_MS, Asked, Session
 from mcd.errors import StreamBrokenError
 from mcd.wire.codec import decode_exchange
-from mcd.wire.header import decode_header
+from mcd.wire.header import FLAG_STREAM, decode_header
 from mcd.wire.messages import Request
 from tests.unit.envelope_kit import CONFIGS, MODEL, NOW_MS, PEER
 
@@ -45,8 +46,8 @@ async def test_two_attempts_share_neither_request_id_nor_sealed_bytes() -> None:
     session = Session(mesh, Keys(), clock)  # type: ignore[arg-type]  # what one attempt touches
     model = SimpleNamespace(digest=MODEL, alias="m", n_ctx=4096, capabilities=("chat",))
     candidate = SimpleNamespace(peer_id="peer", name="", model=model)
-    asked = Asked(ChatRequest(model="m", messages=(ChatMessage("user", "hello"),)))
-    for _ in range(2):
+    for is_stream in (False, True):
+        asked = Asked(ChatRequest(model="m", messages=(ChatMessage("user", "hello"),), stream=is_stream))
         with pytest.raises(StreamBrokenError):
             await session.attempt(candidate, asked, put, lambda _: None)  # type: ignore[arg-type]
     requests = [decode_exchange(first[4:]) for first in mesh.first]
@@ -56,4 +57,8 @@ async def test_two_attempts_share_neither_request_id_nor_sealed_bytes() -> None:
         headers.append(decode_header(request.header))
     assert headers[0].request_id != headers[1].request_id
     assert (headers[0].provider, headers[0].model_digest) == (PEER.public_key, MODEL)
+    assert (headers[0].issued_ms, headers[0].ttl_ms, headers[0].flags) == (NOW_MS, REQUEST_TTL_MS, 0)
+    assert (headers[0].suite, headers[0].key_id) == (2, CONFIGS[2].key_id)
+    assert headers[0].quote_hash == hashlib.sha256(b"").digest()
+    assert headers[1].flags == FLAG_STREAM
     assert requests[0].sealed[:1120] != requests[1].sealed[:1120]  # type: ignore[union-attr]

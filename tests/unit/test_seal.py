@@ -118,7 +118,16 @@ def test_unknown_key_is_said_so_that_the_entry_fetches_again() -> None:
 
 @pytest.mark.spec("ENV-16", "ENV-20")
 @pytest.mark.parametrize(
-    "body", [b"", b"{}", b"not json", b'{"kind":"chat"}', b'{"request":{},"resume":[-1]}', b"\xff"]
+    "body",
+    [
+        b"",
+        b"{}",
+        b"not json",
+        b'{"kind":"chat"}',
+        b'{"request":{},"resume":[-1]}',
+        b"\xff",
+        b'{"request":{"model":"\xff"}}',
+    ],
 )
 def test_a_body_that_is_not_one_is_an_envelope_that_did_not_open(body: bytes) -> None:
     keys = started()
