@@ -12,6 +12,7 @@ import trio
 
 from mcd.api.events import AnswerEvent
 from mcd.api.request import ChatMessage, ChatRequest
+from mcd.conversation import receive_one
 from mcd.entry.probe import INFO_TIMEOUT_S
 from mcd.entry.router import STALL_S
 from mcd.errors import ContextLengthError, McdError, PeerTimeoutError, RefusedError, StreamBrokenError
@@ -22,10 +23,10 @@ from mcd.provider import serve
 from mcd.provider.announce import INFO_BURST, INFO_PER_S
 from mcd.provider.serve import SEND_STALL_S
 from mcd.provider.uploads import FREE_UPLOAD_BYTES, MAX_LARGE_UPLOADS_PER_ADDRESS, MAX_UPLOADS_PER_ADDRESS
-from mcd.wire.codec import decode_exchange, encode_exchange
+from mcd.wire.codec import decode_exchange, decode_info, encode_exchange, encode_info
 from mcd.wire.envelope import Terms, seal_request
 from mcd.wire.framing import FrameReader, frame
-from mcd.wire.info import Answer
+from mcd.wire.info import MAX_INFO_FRAME_BYTES, Answer, ask
 from mcd.wire.keyconfig import choose_config, verify_key_config
 from mcd.wire.messages import (
     EXCHANGE_PROTOCOL,
@@ -39,6 +40,8 @@ from mcd.wire.messages import (
     Chunk,
     ExchangeMessage,
     Finished,
+    InfoReply,
+    InfoRequest,
     Paused,
     Refused,
     RefuseReason,
@@ -608,6 +611,54 @@ async def test_who_asks_for_nothing_but_keys_is_answered_so_often_and_others_all
         assert await n_answered(entry, 1) == 1
         await trio.sleep(2.0)
         assert await n_answered(mallory, 200) == 2 * INFO_PER_S
+
+
+@pytest.mark.spec("ID-36")
+async def test_a_question_too_many_is_reset() -> None:
+    """A stream that only ended would look like a peer that has nothing to say."""
+    async with nodes(ada=Play()) as (entry, providers):
+        ada = providers["ada"].peer_id
+
+        async def ask_once() -> None:
+            with contextlib.suppress(StreamBrokenError):
+                await entry.probe.ask(ada)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(INFO_BURST):
+                nursery.start_soon(ask_once)
+        one_more = await entry.mesh.open_stream(ada, INFO_PROTOCOL, frame(encode_info(ask(bytes(16)))))
+        with pytest.raises(StreamBrokenError, match="reset"):
+            await one_more.receive()
+
+
+@pytest.mark.spec("ID-30")
+async def test_an_info_stream_brings_one_reply_and_ends() -> None:
+    async with nodes(ada=Play()) as (entry, providers):
+        ada = providers["ada"]
+        stream = await entry.mesh.open_stream(ada.peer_id, INFO_PROTOCOL, frame(encode_info(ask(bytes(range(16))))))
+        reply = decode_info(await receive_one(stream, MAX_INFO_FRAME_BYTES))
+        assert isinstance(reply, InfoReply)
+        assert (reply.nonce, reply.record) == (bytes(range(16)), ada.announcer.signed_record())
+        assert reply.engines == (ada.engines[0].keys(),)
+        assert await stream.receive() == b""
+
+
+@pytest.mark.spec("ID-31")
+async def test_no_two_questions_have_the_same_nonce() -> None:
+    async with nodes(ada=Play()) as (entry, providers):
+        nonces: list[bytes] = []
+
+        async def note(stream: Stream) -> None:
+            request = decode_info(await receive_one(stream, MAX_FRAME_BYTES))
+            assert isinstance(request, InfoRequest)
+            nonces.append(request.nonce)
+            await stream.reset()
+
+        providers["ada"].mesh.serve(INFO_PROTOCOL, note)
+        for _ in range(3):
+            with pytest.raises(StreamBrokenError):
+                await entry.probe.ask(providers["ada"].peer_id)
+        assert len(set(nonces)) == len(nonces) >= 3
 
 
 # --- ourselves -----------------------------------------------------------------------------------------------
