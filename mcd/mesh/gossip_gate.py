@@ -164,8 +164,8 @@ class Gate:
         subnet = subnet_of(address)
         if subnet is None:
             return
-        peers = self._subnet_peers.touch(subnet, set)
-        peers.add(peer)
+        peers = {other for other in self._subnet_peers.get(subnet, ()) if self.is_banned(other, now)} | {peer}
+        self._subnet_peers.put(subnet, peers)
         if len(peers) >= SUBNET_PEERS_TO_BAN:
             self._subnet_bans.put(subnet, now + BAN_SUBNET_S)
             self._subnet_peers.pop(subnet, None)

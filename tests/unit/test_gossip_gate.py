@@ -57,6 +57,15 @@ def test_all_neighbours_share_one_budget_of_signature_checks() -> None:
     assert gate.may_verify(1.0)
 
 
+@pytest.mark.spec("DISC-21", "DISC-22")
+def test_who_was_silent_for_long_saved_up_no_more_than_a_burst() -> None:
+    gate, long_s = Gate(), 1e6
+    for now in (0.0, long_s):
+        assert sum(gate.admit_neighbour(ANN, now) is None for _ in range(2 * NEIGHBOUR_BURST)) == NEIGHBOUR_BURST
+        assert sum(gate.may_verify(now) for _ in range(2 * VERIFIES_PER_S)) == VERIFIES_PER_S
+        assert sum(gate.admit_origin(ANN, "00", now) is None for _ in range(2 * ORIGIN_BURST)) == ORIGIN_BURST
+
+
 @pytest.mark.spec("DISC-22")
 def test_an_origin_has_its_rate_on_each_shard() -> None:
     gate = Gate()
@@ -122,9 +131,18 @@ def test_private_addresses_are_never_banned_together(address: str) -> None:
     assert not gate.is_banned(BOB, 0.0, address)
 
 
+@pytest.mark.spec("DISC-24")
+def test_a_peer_whose_ban_is_over_counts_no_more_against_its_subnet() -> None:
+    gate = Gate()
+    for n in range(5):
+        gate.ban(PeerId(str(n)), n * BAN_PEER_S, f"8.8.8.{n}")
+        assert not gate.is_banned(BOB, n * BAN_PEER_S, "8.8.8.9")
+
+
+@pytest.mark.spec("DISC-24")
 def test_subnets() -> None:
     assert subnet_of("8.8.8.8") == "8.8.8.0/24"
-    assert subnet_of("2001:4860:4860::8888") == "2001:4860:4860::/48"
+    assert subnet_of("2001:4860:4860:1::8888") == "2001:4860:4860::/48"
 
 
 def test_the_longest_unused_is_forgotten_first() -> None:
