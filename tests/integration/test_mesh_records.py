@@ -106,14 +106,16 @@ async def test_asking_too_often_is_reset() -> None:
     ],
     ids=["no message", "too long", "empty frame", "a reply", "too many", "two questions"],
 )
-async def test_a_bad_question_is_reset(question: bytes) -> None:
+async def test_a_bad_question_is_reset(monkeypatch: pytest.MonkeyPatch, question: bytes) -> None:
+    monkeypatch.setattr("mcd.mesh.record_exchange.EXCHANGE_TIMEOUT_S", 60.0)  # at once, and not when time is up
     async with stranger("r4") as (ann, host):
         assert await is_reset(await host.open_stream(ann.peer_id, RECORDS_PROTOCOL, question))
         assert ann.count("records_answering_failed") == 1
 
 
 @pytest.mark.spec("DISC-32", "DISC-23", "DISC-25")
-async def test_bad_answers_are_held_against_who_gave_them() -> None:
+async def test_bad_answers_are_held_against_who_gave_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcd.mesh.record_exchange.EXCHANGE_TIMEOUT_S", 60.0)
     answers = [
         (MAX_RECORDS_REPLY_FRAME_BYTES + 1).to_bytes(4, "big"),
         frame(b"\x92\x29\xc1"),
