@@ -45,7 +45,8 @@ async def test_two_attempts_share_neither_request_id_nor_sealed_bytes() -> None:
     clock = SimpleNamespace(now=lambda: 0.0, unix_ms=lambda: NOW_MS)
     session = Session(mesh, Keys(), clock)  # type: ignore[arg-type]  # what one attempt touches
     model = SimpleNamespace(digest=MODEL, alias="m", n_ctx=4096, capabilities=("chat",))
-    candidate = SimpleNamespace(peer_id="peer", name="", model=model)
+    prediction = SimpleNamespace(load_s=0.0, prefill_s=0.1)
+    candidate = SimpleNamespace(peer_id="peer", name="", model=model, prediction=prediction)
     for is_stream in (False, True):
         asked = Asked(ChatRequest(model="m", messages=(ChatMessage("user", "hello"),), stream=is_stream))
         with pytest.raises(StreamBrokenError):

@@ -234,7 +234,7 @@ async def test_a_refusal_for_an_unknown_reason_is_a_wait_and_no_failure() -> Non
 async def test_a_request_too_large_for_every_provider_is_the_users_fault_and_no_failure_of_theirs() -> None:
     """It was a 503 with a time to try again, so clients sent the same request three times."""
     async with beside_a_liar(speaks(said(Refused(RefuseReason.TOO_LARGE, 0)))) as (entry, liar):
-        with pytest.raises(ContextLengthError, match="max_tokens"):
+        with pytest.raises(ContextLengthError, match="far larger than fits the 4096 tokens"):
             await entry.ask(max_tokens=16 * 4096 + 1)
         assert entry.router.health.standing(liar.peer_id, DIGEST, trio.current_time()).fail_fraction == 0.0
 
