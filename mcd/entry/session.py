@@ -19,36 +19,23 @@ from mcd.api.events import Waiting as WaitingForProvider
 from mcd.api.request import ChatRequest
 from mcd.api.tasks import KINDS, AnyRequest, encode_request
 from mcd.conversation import Conversation
+from mcd.entry.failures import claimed_fault, failure_of
 from mcd.entry.keyring import Keyring
 from mcd.entry.results import Results
 from mcd.errors import (
-    ClaimedFaultError,
-    ContextLengthError,
     EnvelopeError,
-    InvalidRequestError,
     LimitError,
     McdError,
-    PeerError,
-    PeerTimeoutError,
     RefusedError,
     RemoteProtocolError,
-    StreamBrokenError,
     TooLargeError,
-    UnsupportedError,
-    UserError,
 )
 from mcd.exchange.events import (
     AnswerFinished,
     AnswerStarted,
     ChunkReceived,
-    CreditPaused,
     Event,
-    PeerAborted,
-    PeerClosed,
-    QuoteReceived,
     RequestAccepted,
-    RequestRefused,
-    TimedOut,
     WaitReported,
 )
 from mcd.exchange.size import is_too_large
@@ -68,11 +55,10 @@ from mcd.wire.messages import (
     Cancel,
     Chunk,
     Finished,
-    Refused,
     RefuseReason,
     Request,
 )
-from mcd.wire.payload import Body, Delta, Failure, Final, Part, Usage
+from mcd.wire.payload import Body, Delta, Final, Part, Usage
 from mcd.wire.receipt import Receipt
 from mcd.wire.signing import check_receipt
 
@@ -84,16 +70,6 @@ MAX_SEEN_OFF = 256
 """Cancelled answers whose end is waited for at once; of any more nobody will know what they took."""
 CANCELLED = "cancelled"
 NOTHING = Usage(0, 0)
-_USER_FAULTS: dict[str, type[UserError]] = {
-    fault.code: fault for fault in (InvalidRequestError, ContextLengthError, UnsupportedError)
-}
-_REFUSALS = {int(reason): reason.name.lower().replace("_", " ") for reason in RefuseReason} | {
-    RefuseReason.BUSY: "every place there is taken",
-    RefuseReason.EXPIRED: "the request is too old, or the clock there and ours differ",
-    RefuseReason.LOADING: "it is still loading the model",
-    RefuseReason.PEER_LIMIT: "this peer has as many requests there as one may have",
-}
-"""What a user reads; the others are settled between the peers."""
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -290,7 +266,7 @@ class _Answer:
             case AnswerFinished(message=message):
                 return (self._finish(message),)
             case _:
-                raise _failure(event, self._candidate.model.n_ctx, self.may_be_too_large)
+                raise failure_of(event, self._candidate.model.n_ctx, self.may_be_too_large)
 
     def _answering(self, n_prompt_tokens: int) -> Answering:
         chosen, model = self._candidate, self._candidate.model
@@ -327,7 +303,7 @@ class _Answer:
         if isinstance(frame, ErrorFrame):
             if self._n_tokens:
                 raise RemoteProtocolError("the provider finds fault with a request that it had begun to answer")
-            raise _user_fault(decode_failure(frame.plaintext))
+            raise claimed_fault(decode_failure(frame.plaintext))
         if not isinstance(frame, FinalFrame):
             raise RemoteProtocolError("the provider ended its answer with a piece of it")
         final = decode_final(frame.plaintext)
@@ -367,38 +343,3 @@ class _Answer:
         has_some = self._n_tokens if self._results is None else self._results.n_taken
         if not has_some and final.usage != NOTHING:
             raise RemoteProtocolError("the provider counts a prompt that it did not answer")  # [ENV-38]
-
-
-def _failure(event: Event, n_ctx: int, may_be_too_large: bool) -> PeerError:
-    match event:
-        case RequestRefused(message=message):
-            return _refusal(message, n_ctx, may_be_too_large)
-        case PeerAborted():
-            return StreamBrokenError("the provider broke off")
-        case TimedOut():
-            return PeerTimeoutError("the provider did not answer in time")
-        case PeerClosed():
-            return StreamBrokenError("the provider ended the stream before the answer was complete")
-        case CreditPaused() | QuoteReceived():
-            return RemoteProtocolError("the provider asks for payment on the free rail")
-        case _:
-            return RemoteProtocolError("the provider sent what only an entry may send")
-
-
-def _refusal(message: Refused, n_ctx: int, may_be_too_large: bool) -> PeerError:
-    if message.reason == RefuseReason.TOO_LARGE:
-        if not may_be_too_large:
-            return RemoteProtocolError("the provider refuses as too large what fits by its own record")
-        far = f"the request is far larger than fits the {n_ctx} tokens of this model's context"
-        return ClaimedFaultError(ContextLengthError(far))
-    why = _REFUSALS.get(message.reason, f"reason {message.reason}")
-    return RefusedError(
-        f"the provider refused: {why}", reason=message.reason, retry_after_s=message.retry_after_ms / 1000
-    )
-
-
-def _user_fault(failure: Failure) -> PeerError:
-    fault = _USER_FAULTS.get(failure.code)
-    if fault is None:
-        return StreamBrokenError("the engine failed on this request")
-    return ClaimedFaultError(fault(failure.message, param=failure.param or None))
