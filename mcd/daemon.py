@@ -195,7 +195,7 @@ class Daemon:
     def _mesh_health(self) -> tuple[Any, str]:
         n_links = len(self._mesh.links())
         if n_links:
-            return "ok", f"{n_links} peers linked, {len(self._mesh.addresses())} addresses"
+            return "ok", f"peers linked: {n_links}; own addresses: {len(self._mesh.addresses())}"
         words = "; ".join(_unreached(self._mesh.unreached()))
         remedy = "start another mcd on this network or join one with --bootstrap"
         return "warn", f"no peer linked; {words or remedy}"
