@@ -76,6 +76,8 @@ def main() -> int:
     with local_mesh() as mesh:
         try:
             run(mesh)
+        except KeyboardInterrupt:
+            return 130  # the peers end all the same
         except Exception as problem:  # noqa: BLE001  # a demonstration shows what failed and every peer's log
             print(f"\nfailed: {problem}", file=sys.stderr)
             for peer in mesh.peers:

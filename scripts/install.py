@@ -26,6 +26,8 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 OLDEST = (3, 11)
 BUILD_MINUTES = "5 to 15 minutes"
+INTERRUPTED = 130
+"""What shells report after Ctrl-C."""
 STEP = re.compile(r"\[(\d+)/(\d+)\]")
 """How ninja counts: [done/all]."""
 
@@ -121,23 +123,24 @@ def build_llama(folder: Path, options: str) -> None:
     command += ["--no-cache-dir", "--require-hashes", "--no-binary", ":all:", "-r", LOCKS / "llama.lock", "-w", fresh]
     path = f"{VENV / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
     began = time.monotonic()
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env={**os.environ, "PATH": path, "CMAKE_ARGS": options},
-    ) as build:
-        assert build.stdout is not None
-        tail = show_progress(build.stdout, began)
-    if build.returncode != 0:
+    try:
+        with subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env={**os.environ, "PATH": path, "CMAKE_ARGS": options},
+        ) as build:
+            assert build.stdout is not None
+            tail = show_progress(build.stdout, began)
+        if build.returncode != 0:
+            say("\n".join(tail))
+            stop("llama.cpp did not build; the lines above say why. An entry without models needs none: make run-entry")
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.rename(folder)
+    finally:
         shutil.rmtree(fresh, ignore_errors=True)
-        say("\n".join(tail))
-        stop("llama.cpp did not build; the lines above say why. An entry without models needs none: make run-entry")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
     say(f"built in {time.monotonic() - began:.0f} s")
 
 
@@ -204,5 +207,14 @@ def main() -> None:
     compile_checkout()
 
 
+def run() -> None:
+    """As typed: Ctrl-C in a build of many minutes is no fault, and what stands by then is kept."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        say("\nstopped; run it again to go on")
+        sys.exit(INTERRUPTED)
+
+
 if __name__ == "__main__":
-    main()
+    run()

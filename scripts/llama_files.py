@@ -114,6 +114,8 @@ def main() -> int:
             print(error, file=sys.stderr)
             print("error: llama.cpp's source cannot be fetched; check the network and run again", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            return 130  # who began us says so
     print(f"  {n_files} files kept in {target}", file=sys.stderr, flush=True)
     return 0
 

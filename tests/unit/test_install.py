@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from scripts import install
+from scripts import install, llama_files
 
 CUDA = "-DGGML_CUDA=on"
 WHEEL = "llama_cpp_python-0-py3-none-any.whl"
@@ -81,3 +81,44 @@ def test_a_build_takes_nothing_that_pip_kept_of_another(
     set_up(CUDA)
     ((command, _),) = builds
     assert "--no-cache-dir" in command
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who stopped the first `make run` got a page of subprocess.py."""
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(install, "main", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        install.run()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "\nstopped; run it again to go on\n"
+
+
+def test_an_interrupted_build_leaves_nothing(
+    builds: list[tuple[list[str | Path], str]],
+    set_up: Callable[[str | None], list[Path]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    def interrupted(*_: object) -> list[str]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(install, "show_progress", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            set_up(None)
+    assert list((tmp_path / "wheels").iterdir()) == []
+    assert len(set_up(None)) == 1
+    assert len(builds) == 2
+
+
+def test_interrupted_fetching_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupted(_: Path) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(llama_files, "folder", lambda: tmp_path / "kept" / "files")
+    monkeypatch.setattr(llama_files, "download", interrupted)
+    assert llama_files.main() == 130
+    assert list((tmp_path / "kept").iterdir()) == []
