@@ -83,6 +83,11 @@ class Conversation:
             self._waiting.deadline = self._trio_deadline()
         return data
 
+    @property
+    def is_sending(self) -> bool:
+        """A message is on its way out; the peer may not read."""
+        return self._sending.locked()
+
     async def send(self, message: ExchangeMessage) -> None:
         """Send one message whole.
 

@@ -194,8 +194,8 @@ class Provider:
         faults: list[PeerError | LocalProtocolError] = []
         watch = _Watch(talk, faults)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._prove_life, talk, desk, held)
             nursery.start_soon(watch.run, nursery.cancel_scope)
+            nursery.start_soon(self._prove_life, talk, desk, held, watch, nursery.cancel_scope)
             try:
                 last = await self._pass_on(talk, desk, held, watch)
                 is_done = True
@@ -217,7 +217,7 @@ class Provider:
             async with desk.engine.submit(held.for_engine(desk), partial(desk.free, held.turn)) as watch.answer:
                 async for event in watch.answer:
                     is_cancelled = talk.exchange.state is State.STOPPING
-                    await _send(talk, _message(event))
+                    await talk.send(_message(event))
                     if isinstance(event, EngineFinished):
                         self._note(event, "cancelled" if is_cancelled else "finished")
                         desk.answered(held.turn)
@@ -241,14 +241,28 @@ class Provider:
         self.served.n_prompt_tokens += event.n_prompt_tokens
         self.served.n_output_tokens += event.n_output_tokens
 
-    async def _prove_life(self, talk: Conversation, desk: Desk, held: _Held) -> None:
-        await trio.sleep(FIRST_LIFE_SIGN_S)
+    async def _prove_life(
+        self, talk: Conversation, desk: Desk, held: _Held, watch: _Watch, work: trio.CancelScope
+    ) -> None:
+        """Send life signs, and end the work for an entry that takes no message.   [EX-20] [EX-28]"""
+        pause_s = FIRST_LIFE_SIGN_S
         while True:
-            if talk.exchange.may_send(Waiting) and self._clock.now() - talk.sent_at >= FIRST_LIFE_SIGN_S:
+            await trio.sleep(pause_s)
+            pause_s = LIFE_SIGN_S
+            silent_s = self._clock.now() - talk.sent_at
+            if talk.is_sending:
+                if silent_s >= SEND_STALL_S:
+                    break
+                pause_s = min(LIFE_SIGN_S, SEND_STALL_S - silent_s)
+            elif talk.exchange.may_send(Waiting) and silent_s >= FIRST_LIFE_SIGN_S:
                 place = desk.place(held.turn, held.ask).message()
-                with contextlib.suppress(StreamBrokenError, LocalProtocolError):  # it may have ended meanwhile
-                    await talk.send(Waiting(place.position, place.queue_ms))
-            await trio.sleep(LIFE_SIGN_S)
+                with trio.move_on_after(SEND_STALL_S) as limit:
+                    with contextlib.suppress(StreamBrokenError, LocalProtocolError):  # it may have ended meanwhile
+                        await talk.send(Waiting(place.position, place.queue_ms))
+                if limit.cancelled_caught:
+                    break
+        watch.faults.append(PeerTimeoutError("the entry does not read its answer"))
+        work.cancel()
 
 
 class _Held:
@@ -296,7 +310,7 @@ class _Watch:
         self.has_ended = trio.Event()
         """Nothing more is to come from an entry whose answer is out, or on its way out."""
         self._talk = talk
-        self._faults = faults
+        self.faults = faults
 
     async def run(self, work: trio.CancelScope) -> None:
         """Stop the engine at a Cancel; at anything else but a voucher end the work, but for a last frame on its way."""
@@ -304,7 +318,7 @@ class _Watch:
             while not self._talk.exchange.is_over and await self._goes_on():
                 pass
         except RemoteProtocolError as fault:
-            self._faults.append(fault)
+            self.faults.append(fault)
         if self._talk.exchange.state is State.FINISHED:
             self.has_ended.set()
         else:
@@ -323,18 +337,6 @@ class _Watch:
             case PeerClosed(), State.STOPPING:
                 await trio.sleep(CANCEL_TIMEOUT_S)  # it reads on, but will say nothing more
         return False
-
-
-async def _send(talk: Conversation, message: Started | Chunk | Finished) -> None:
-    """Send, for as long as the entry reads.   [EX-28]
-
-    Raises:
-        PeerTimeoutError: It took nothing for SEND_STALL_S.
-    """
-    with trio.move_on_after(SEND_STALL_S) as limit:
-        await talk.send(message)
-    if limit.cancelled_caught:
-        raise PeerTimeoutError("the entry does not read its answer")
 
 
 async def _part(talk: Conversation) -> Abort | None:
