@@ -15,6 +15,7 @@ from typing import Any
 from mcd.cli import client, exits, interrupt, table
 from mcd.cli.exits import CommandError
 from mcd.config import parse_http
+from mcd.errors import ContextLengthError
 
 IDLE_TIMEOUT_S = 120.0
 """The API sends a sign of life every 10 s."""
@@ -240,6 +241,8 @@ def _turn(asker: _Asker, messages: list[Message]) -> list[Message]:
         pass
     except CommandError as error:
         print(error.message, file=sys.stderr)
+        if error.api_code == ContextLengthError.code and len(messages) > 1:
+            print("the conversation fills it; end it with Ctrl-D, and mcd chat begins a new one", file=sys.stderr)
         return messages[:-1]
     print(table.paint(reply.summary(), table.DIM, sys.stderr), file=sys.stderr)
     return [*messages, {"role": "assistant", "content": "".join(reply.text)}]

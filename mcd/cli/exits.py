@@ -29,9 +29,11 @@ _CODES = {"model_not_found": NOT_FOUND, "no_peer_available": NOT_FOUND, "config_
 class CommandError(McdError):
     """Ends a command: the message goes to stderr, ``exit_code`` to the shell."""
 
-    def __init__(self, message: str, exit_code: int = ERROR) -> None:
+    def __init__(self, message: str, exit_code: int = ERROR, api_code: str | None = None) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+        self.api_code = api_code
+        """The ``code`` in the error body that this came from."""
 
 
 def exit_code(error: McdError) -> int:
@@ -49,4 +51,4 @@ def refusal(error: Mapping[str, Any]) -> CommandError:
     message, param = str(error["message"]), error.get("param")
     if param in _FLAGS:
         return CommandError(message.replace(param, _FLAGS[param]), USAGE)
-    return CommandError(message, for_code(error["code"]))
+    return CommandError(message, for_code(error["code"]), error["code"])

@@ -103,6 +103,18 @@ def test_an_interrupted_answer_ends_its_line_and_stays_in_the_conversation(
     assert messages[-1] == {"role": "assistant", "content": "one"}
 
 
+def test_a_conversation_that_fills_the_context_says_how_to_go_on(
+    asker: chat._Asker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every question from then on was answered with the number of tokens alone."""
+    answer(monkeypatch, [{"error": ERROR["error"] | {"code": "context_length_exceeded"}}])
+    question = {"role": "user", "content": "and then?"}
+    assert chat._turn(asker, [question, {"role": "assistant", "content": "x"}, question])[-1] != question
+    assert "mcd chat begins a new one" in capsys.readouterr().err
+    chat._turn(asker, [question])
+    assert "mcd chat" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("state", "said"),
     [("loading", "m is still being loaded"), ("restarting", "m is still"), ("failed", "mcd run --cpu")],
