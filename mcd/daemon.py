@@ -182,7 +182,9 @@ class Daemon:
 
     def doctor(self) -> Sequence[Check]:
         """What only the running daemon knows: its engines' isolation, its mesh."""
-        checks = [Check("mesh", *self._mesh_health()), _clock_check(self._directory.counters)]
+        n_known = len(self._directory.peers(self._clock.unix_ms()))
+        mesh = _mesh_check(len(self._mesh.links()), n_known, self._config.network, self._mesh.unreached())
+        checks = [mesh, _clock_check(self._directory.counters)]
         checks += [Check(name, "ok", words) for name, words in self._fleet.describe()]
         for engine in self._engines:
             status = engine.status()
@@ -191,14 +193,6 @@ class Daemon:
             checks.append(Check(f"engine {status.alias}", state, words))  # type: ignore[arg-type]  # the three literals above
             checks += [_isolation(line) for line in engine.sandbox_report()]
         return checks
-
-    def _mesh_health(self) -> tuple[Any, str]:
-        n_links = len(self._mesh.links())
-        if n_links:
-            return "ok", f"peers linked: {n_links}; own addresses: {len(self._mesh.addresses())}"
-        words = "; ".join(_unreached(self._mesh.unreached()))
-        remedy = "start another mcd on this network or join one with --bootstrap"
-        return "warn", f"no peer linked; {words or remedy}"
 
     def status(self) -> DaemonStatus:
         """The whole daemon in one struct."""
@@ -301,6 +295,18 @@ def _engines(config: Config, key: SigningKey, clock: SystemClock, log: Log) -> l
         )
         for spec in resolve(config.models, config.home, config.engine)
     ]
+
+
+def _mesh_check(n_links: int, n_known: int, network: str, unreached: Sequence[str]) -> Check:
+    """Whether there is anybody, and else what to do."""
+    if not n_links:
+        remedy = "; ".join(_unreached(unreached))
+        remedy = remedy or "start another mcd on this network or join one with --bootstrap"
+        return Check("mesh", "warn", f"no peer linked; {remedy}")
+    if not n_known:
+        words = f"peers linked: {n_links}, none of network {network}; those that are to meet need the same --network"
+        return Check("mesh", "warn", words)
+    return Check("mesh", "ok", f"peers linked: {n_links}; known: {n_known}")
 
 
 def _clock_check(counters: Mapping[str, int]) -> Check:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mcd.daemon import _clock_check
+from mcd.daemon import _clock_check, _mesh_check
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,24 @@ def test_a_clock_that_disagrees_with_most_records_is_doubted(counters: dict[str,
     check = _clock_check(counters)
     assert check.state == state
     assert ("set-ntp" in check.detail) == (state != "ok")
+
+
+@pytest.mark.parametrize(
+    ("n_links", "n_known", "unreached", "state", "said"),
+    [
+        (2, 3, (), "ok", "peers linked: 2; known: 3"),
+        (0, 0, (), "warn", "join one with --bootstrap"),
+        (0, 0, ("/ip4/192.0.2.1/tcp/4101/p2p/x",), "warn", "no answer at --bootstrap /ip4/192.0.2.1/tcp/4101/p2p/x"),
+        (1, 0, (), "warn", "none of network mine"),
+    ],
+)
+def test_a_mesh_with_nobody_in_it_says_why(
+    n_links: int, n_known: int, unreached: tuple[str, ...], state: str, said: str
+) -> None:
+    """Who joined with another --network had one link, no peers, and a doctor content with it."""
+    check = _mesh_check(n_links, n_known, "mine", unreached)
+    assert check.state == state
+    assert said in check.detail
 
 
 def test_memory_of_a_flood_goes_back_to_the_system() -> None:
