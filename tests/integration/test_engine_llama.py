@@ -327,7 +327,8 @@ def test_the_choices_of_a_request_leave_the_slot_that_is_spared_for_another_aske
     backend.submit(Job(2, chat("once more", max_tokens=40), Shown(), asker=1, max_slots=3))
     while backend.load() != (3, 4):
         backend.step(0.0)
-    backend.submit(Job(3, chat("other", max_tokens=2), other, asker=2, max_slots=3))
+    quick = CompletionRequest(model="spared", prompt="other", max_tokens=2)  # no template: it waits for no process
+    backend.submit(Job(3, quick, other, asker=2, max_slots=3))
     while other.end is None:
         backend.step(0.0)
     assert (many.end, backend.load()) == (None, (3, 4))
