@@ -20,6 +20,8 @@ from mcd.errors import ContextLengthError
 IDLE_TIMEOUT_S = 120.0
 """The API sends a sign of life every 10 s."""
 MAX_LINE_BYTES = 16 * 1024 * 1024
+MAX_QUESTION_CHARS = 8 * 1024 * 1024
+"""As many bytes as the API takes. Without a bound the wrong file on standard input would fill the memory."""
 _ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to ask a server bound to all addresses
 
 _COMING = {"loading", "restarting"}
@@ -53,10 +55,12 @@ def execute(args: argparse.Namespace) -> int:
     opening: list[Message] = [{"role": "system", "content": args.system}] if args.system else []
     question = args.message
     if question is None and not sys.stdin.isatty():
-        question = sys.stdin.read()
+        question = sys.stdin.read(MAX_QUESTION_CHARS + 1)
     if question is not None:
         if not question.strip():
             raise CommandError("the question is empty", exits.USAGE)
+        if len(question) > MAX_QUESTION_CHARS:
+            raise CommandError(f"the question is longer than {MAX_QUESTION_CHARS} characters", exits.USAGE)
         return _ask_once(asker, [*opening, {"role": "user", "content": question}], is_json=args.json)
     return _converse(asker, opening)
 
@@ -149,6 +153,8 @@ class _Asker:
     def _request(
         self, connection: http.client.HTTPConnection, messages: list[Message], *, is_stream: bool
     ) -> http.client.HTTPResponse:
+        if not all(_is_text(message["content"]) for message in messages):
+            raise CommandError("what you ask holds bytes that are no text", exits.USAGE)
         body: dict[str, Any] = {"model": self.model, "messages": messages, **self._options}
         if is_stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -213,6 +219,15 @@ def _print_stream(asker: _Asker, messages: list[Message], reply: _Reply) -> None
             print(flush=True)  # whatever is said next begins a line
         raise
     print()
+
+
+def _is_text(words: str) -> bool:
+    """Whether it was text that was typed, or came from a file: Python keeps other bytes as halves of characters."""
+    try:
+        words.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _harmless(text: str) -> str:

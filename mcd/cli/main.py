@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 from mcd import __version__
-from mcd.cli import exits
+from mcd.cli import exits, streams
 from mcd.errors import McdError, system_reason
 
 COMMANDS = {
@@ -62,24 +61,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in words if not word.startswith("-")), None)
     parser = parser_for(command if command in COMMANDS else None)
-    if not words:
-        parser.exit(exits.USAGE, parser.format_help())
-    args = parser.parse_args(words)
+    streams.prepare()
+    try:
+        if not words:
+            parser.exit(exits.USAGE, parser.format_help())
+        return _execute(parser.parse_args(words))
+    finally:
+        streams.settle()
+
+
+def _execute(args: argparse.Namespace) -> int:
     try:
         code: int = args.execute(args)
         sys.stdout.flush()
     except McdError as error:
-        print(f"mcd {args.command}: {error.message}", file=sys.stderr)
+        streams.complain(f"mcd {args.command}: {error.message}")
         return exits.exit_code(error)
     except KeyboardInterrupt:
         return exits.INTERRUPTED
     except BrokenPipeError:
-        # The reader, such as `head`, has enough. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return exits.ERROR
+        return exits.ERROR  # the reader, such as `head`, has enough
     except OSError as problem:
-        print(f"mcd {args.command}: {system_reason(problem)}", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.complain(f"mcd {args.command}: {system_reason(problem)}")
         return exits.ERROR
     return code
 

@@ -10,9 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,23 +44,6 @@ EXAMPLES = {
     "rm": ["x"],
 }
 """What a command that needs words is given."""
-
-
-@pytest.fixture(scope="module")
-def home() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fakes.gateway_main", f"{folder}/control.sock", "short"],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("127.0.0.1:")
-        yield Path(folder)
-        process.terminate()
-        process.communicate(timeout=10)
 
 
 def mcd(*words: str, home: Path | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -217,14 +198,6 @@ def test_names_that_are_no_text_are_unknown_and_a_full_disk_is_said(home: Path) 
         cwd=ROOT, shell=True, capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
     assert (full.returncode, full.stderr) == (1, "mcd status: No space left on device\n")
-
-
-def test_a_reader_that_has_enough_is_no_error_message(home: Path) -> None:
-    done = subprocess.run(
-        f"{sys.executable} -m mcd peers --json --home {home} | head -1",
-        cwd=ROOT, shell=True, capture_output=True, text=True, timeout=30, check=False,
-    )  # fmt: skip
-    assert (done.stdout, done.stderr) == ("[\n", "")
 
 
 @pytest.mark.parametrize(
