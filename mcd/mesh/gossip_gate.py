@@ -14,14 +14,12 @@ from typing import Literal, TypeVar
 
 from mcd.ids import PeerId
 from mcd.units import Seconds
+from mcd.wire.discovery import ORIGIN_BURST, ORIGIN_INTERVAL_S
 
 NEIGHBOUR_MESSAGES_PER_S = 40
 """What one neighbour may bring, verified or not; 1,000 peers announcing every 30 s are 33 a second."""
 NEIGHBOUR_BURST = 400
 """A neighbour that was away catches up at once."""
-ORIGIN_INTERVAL_S: Seconds = 5.0
-"""One record per origin and shard in this time; records are announced every 30 s and on change."""
-ORIGIN_BURST = 5
 VERIFIES_PER_S = 500
 """Signatures checked in all: 168 us each on a 2.8 GHz core, so at most 8 % of one."""
 STRIKES_TO_BAN = 20

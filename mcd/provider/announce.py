@@ -16,6 +16,7 @@ from mcd.ports import Clock, Engine, EngineStatus, Mesh, Stream
 from mcd.rate import Rate
 from mcd.wire import info
 from mcd.wire.codec import decode_info, encode_info, encode_record
+from mcd.wire.discovery import ORIGIN_BURST, ORIGIN_INTERVAL_S
 from mcd.wire.framing import frame
 from mcd.wire.messages import (
     MAX_FRAME_BYTES,
@@ -90,6 +91,8 @@ class Announcer:
         """What the DHT names us for: each model's digest and alias key."""
         self._published_at = -ANNOUNCE_EVERY_S
         self._askers = Rate(INFO_PER_S, INFO_BURST)
+        self._said = Rate(1 / ORIGIN_INTERVAL_S, ORIGIN_BURST - 1)
+        """Others carry one more than we say, which is the goodbye.   [DISC-13]"""
 
     def signed_record(self) -> bytes:
         """The newest signed record, rebuilt when anything in it changed or a third of its life is over."""
@@ -113,20 +116,22 @@ class Announcer:
         self._on_change(SignedRecord(self._mesh.peer_id, self._key.public_key, self._record, self._signed))
 
     async def run(self) -> None:
-        """Gossip the record at every change, again shortly after, and every 30 s until cancelled."""
+        """Gossip the record at every change, again shortly after, and every 30 s until cancelled.   [DISC-13]"""
         last: Record | None = None
         due: list[float] = []
         while True:
             now = self._clock.now()
             self.signed_record()
             assert self._record is not None
-            if last is None or not _same(last, self._record):
+            is_new = last is None or not _same(last, self._record)
+            is_due = is_new or bool(due and due[0] <= now) or now - self._published_at >= ANNOUNCE_EVERY_S
+            if not is_due or not self._said.take("", now):
+                await trio.sleep(LOOK_EVERY_S)
+                continue
+            if is_new:
                 due = [now + after_s for after_s in REPEAT_AFTER_S]
             elif due and due[0] <= now:
                 self._renew()  # with a new number: those who have it relay it to those who do not
-            elif now - self._published_at < ANNOUNCE_EVERY_S:
-                await trio.sleep(LOOK_EVERY_S)
-                continue
             due = [instant for instant in due if instant > now]
             last = self._record
             await self._publish(self.signed_record())

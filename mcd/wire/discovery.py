@@ -1,4 +1,7 @@
-"""The messages of the records protocol: one question, one answer, then the stream closes.   [DISC-30]"""
+"""How records travel: how often one may be said, and the messages of the records protocol.
+
+One question, one answer, then the stream closes.   [DISC-30]
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,16 @@ import msgspec
 from msgspec import Meta
 
 from mcd.errors import LocalProtocolError, RemoteProtocolError
+from mcd.units import Seconds
 from mcd.wire.codec import MESSAGE_INVALID, MESSAGE_UNSENDABLE
 from mcd.wire.messages import MAX_RECORD_BYTES, Message
 
 RECORDS_PROTOCOL = "/modelcloud/records/1.0.0"
 
+ORIGIN_INTERVAL_S: Seconds = 5.0
+"""One record of an origin is carried on a shard in this time; records are said every 30 s and on change."""
+ORIGIN_BURST = 5
+"""So many more at once: changes at start."""
 MAX_RECORDS = 64
 """Records in one reply: as many peers as one keeps links to."""
 MAX_RECORDS_BYTES = 262_144

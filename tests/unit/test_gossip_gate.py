@@ -13,8 +13,6 @@ from mcd.mesh.gossip_gate import (
     MAX_TRACKED,
     NEIGHBOUR_BURST,
     NEIGHBOUR_MESSAGES_PER_S,
-    ORIGIN_BURST,
-    ORIGIN_INTERVAL_S,
     STRIKE_FADES_S,
     STRIKES_TO_BAN,
     VERIFIES_PER_S,
@@ -22,6 +20,7 @@ from mcd.mesh.gossip_gate import (
     Gate,
     subnet_of,
 )
+from mcd.wire.discovery import ORIGIN_BURST, ORIGIN_INTERVAL_S
 
 ANN, BOB = PeerId("ann"), PeerId("bob")
 
