@@ -168,7 +168,7 @@ def preferred_digests(
     return tuple(sorted(ranks, key=lambda digest: (*(-rank for rank in ranks[digest]), digest)))
 
 
-def _groups(snapshot: Snapshot, want: Want, health: Health, now: Seconds) -> list[tuple[Offer, ...]]:
+def _groups(snapshot: Snapshot, want: Want, health: Health, now: Seconds) -> list[list[Offer]]:
     if want.digest is not None:
         offers = snapshot.by_digest.get(want.digest, ())
         digests: tuple[ModelDigest, ...] = (want.digest,)
@@ -180,7 +180,10 @@ def _groups(snapshot: Snapshot, want: Want, health: Health, now: Seconds) -> lis
     capable = tuple(offer for offer in offers if want.capabilities.issubset(offer.model.capabilities))
     if not capable:
         raise _incapable(snapshot, want, offers)
-    return [tuple(offer for offer in capable if offer.model.digest == digest) for digest in digests]
+    of_file: dict[ModelDigest, list[Offer]] = {digest: [] for digest in digests}
+    for offer in capable:
+        of_file[ModelDigest(offer.model.digest)].append(offer)
+    return list(of_file.values())
 
 
 def _incapable(snapshot: Snapshot, want: Want, offers: tuple[Offer, ...]) -> UnsupportedError:
