@@ -47,6 +47,7 @@ from mcd.routing.directory import Directory
 from mcd.store import keys
 from mcd.store.measured import MeasuredFile
 from mcd.units import Seconds, UnixMs, unix_ms
+from mcd.wire.discovery import MAX_RECORDS
 from mcd.wire.keyconfig import certify
 from mcd.wire.messages import EXCHANGE_PROTOCOL, INFO_PROTOCOL
 from mcd.wire.signing import SigningKey
@@ -161,10 +162,9 @@ class Daemon:
             await self._control.stop()
 
     def _newest_records(self) -> Sequence[bytes]:
-        """What a peer that just met us may learn: us, and whom we know."""
-        known = self._directory.peers(self._clock.unix_ms())
-        others = [signed.raw for peer in known if (signed := self._directory.newest(peer.peer_id)) is not None]
-        return [self._announcer.signed_record(), *others]
+        """What a peer that just met us may learn: us, and whom we heard of last."""
+        others = self._directory.newest_first(self._clock.unix_ms(), MAX_RECORDS - 1)
+        return [self._announcer.signed_record(), *(signed.raw for signed in others)]
 
     # --- ControlSource ---------------------------------------------------------------------------------------
 

@@ -164,12 +164,13 @@ class Directory:
             if peer.is_live(now_ms)
         )
 
-    def newest(self, peer_id: PeerId) -> SignedRecord | None:
-        """The newest record of a peer, live or not: its addresses are worth a dial. None when there is none."""
-        if peer_id == self._own_id:
-            return self._own
-        peer = self._peers.get(peer_id)
-        return None if peer is None else peer.signed
+    def newest_first(self, now_ms: UnixMs | int, n_most: int) -> list[SignedRecord]:
+        """Records of live peers but ourselves, those first who were heard of last.   [DISC-30]
+
+        By our clock, so that nobody comes first by a date or an id of his choice.
+        """
+        live = (peer for peer in self._peers.values() if peer.is_live(now_ms))
+        return [peer.signed for peer in heapq.nlargest(n_most, live, key=lambda peer: peer.heard_ms)]
 
     # --- inside ----------------------------------------------------------------------------------------------
 

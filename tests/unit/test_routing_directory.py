@@ -70,7 +70,7 @@ def test_two_records_of_one_number_are_equivocation_and_the_first_stays(known: D
     known.judge(signed(seq=5, name="first"), NOW)
     assert known.judge(signed(seq=5, name="second"), NOW) == "ignore"
     assert known.counters["equivocation"] == 1
-    assert known.newest(PeerId("a")) == signed(seq=5, name="first")
+    assert known.newest_first(NOW, 2) == [signed(seq=5, name="first")]
 
 
 def test_a_newer_record_replaces_what_was_offered(known: Directory) -> None:
@@ -163,7 +163,7 @@ def test_marks_on_strangers_do_nothing(known: Directory) -> None:
     known.mark_suspect(PeerId("x"))
     known.mark_dead(PeerId("x"))
     assert len(known) == 0
-    assert known.newest(PeerId("x")) is None
+    assert known.newest_first(NOW, 1) == []
 
 
 def test_one_peer_cannot_flood(known: Directory) -> None:
@@ -208,3 +208,16 @@ def test_the_heap_of_expiries_does_not_grow_without_bound(known: Directory) -> N
 def test_a_snapshot_is_the_same_object_while_nothing_changes(known: Directory) -> None:
     known.judge(signed("a"), NOW)
     assert known.snapshot(NOW) is known.snapshot(NOW + 1)
+
+
+@pytest.mark.spec("DISC-30")
+def test_who_was_heard_of_last_is_told_first(known: Directory) -> None:
+    """They were told by id: of many peers always those with the lowest, which anyone can make."""
+    for n, peer in enumerate(("a", "c", "b", "e", "d")):
+        known.judge(signed(peer, issued_ms=NOW - n), NOW + n)
+    known.mark_dead(PeerId("e"))
+    known.judge(goodbye("d"), NOW + 9)
+    assert [told.peer_id for told in known.newest_first(NOW + 9, 2)] == ["b", "c"]
+    assert [told.peer_id for told in known.newest_first(NOW + 9, 9)] == ["b", "c", "a"]
+    known.mark_alive(PeerId("a"), NOW + 10)
+    assert [told.peer_id for told in known.newest_first(NOW + 10, 1)] == ["a"]

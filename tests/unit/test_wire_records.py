@@ -274,8 +274,7 @@ def test_only_a_higher_number_replaces() -> None:
     for seq, name, kept in ((5, "first", "first"), (5, "twin", "first"), (4, "older", "first"), (6, "newer", "newer")):
         signed = open_record(lie(record(seq=seq, name=name)), now_ms=NOW, network="main")
         directory.judge(signed, NOW)
-        newest = directory.newest(PEER)
-        assert newest is not None
+        (newest,) = directory.peers(NOW)
         assert newest.record.name == kept
 
 
