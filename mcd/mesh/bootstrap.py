@@ -20,6 +20,8 @@ MAX_RETRY_S: Seconds = 60.0
 """A dead bootstrap address costs one dial a minute."""
 QUICK_REDIAL_S: Seconds = 0.3
 """After a loss: a flapping path is back at once, and a restarted daemon within a second."""
+LASTING_S: Seconds = 10.0
+"""A link that ended sooner was no success: who is full, or has banned us, takes it and drops it."""
 MAX_SUGGESTED_TRIES = 3
 """A suggested peer that cannot be dialled is dropped; its next record suggests it again."""
 MAX_KEPT_LINKS = 64
@@ -40,7 +42,7 @@ Connect = Callable[[PeerId, Sequence[str]], Awaitable[None]]
 class _Target:
     """A peer we want a link to."""
 
-    __slots__ = ("addresses", "due", "is_bootstrap", "n_tries", "retry_s")
+    __slots__ = ("addresses", "due", "had_quick", "is_bootstrap", "n_tries", "retry_s", "up_at")
 
     def __init__(self, addresses: Sequence[str], due: Seconds, *, is_bootstrap: bool) -> None:
         self.addresses = list(addresses)
@@ -48,6 +50,9 @@ class _Target:
         self.is_bootstrap = is_bootstrap
         self.n_tries = 0
         self.retry_s = FIRST_RETRY_S
+        self.up_at: Seconds = 0.0
+        self.had_quick = False
+        """It was dialled again at once after a loss, and no link has lasted since."""
 
 
 def peer_of(address: str) -> PeerId:
@@ -136,17 +141,26 @@ class Dialer:
         self._linked.add(peer)
         target = self._targets.get(peer)
         if target is not None:
-            target.n_tries, target.retry_s = 0, FIRST_RETRY_S
+            target.n_tries, target.up_at = 0, trio.current_time()
 
     def link_down(self, peer: PeerId) -> None:
-        """Learn of a loss: dial once more at once.   [DISC-71]"""
+        """Learn of a loss: dial once more at once, and who is lost again soon as if it had not answered.   [DISC-71]"""
         self._linked.discard(peer)
         target = self._targets.get(peer)
         if target is None:
             return
-        target.due = trio.current_time() + QUICK_REDIAL_S * (1 + random.random())  # noqa: S311 # spreads the herd
-        if not target.is_bootstrap:
-            target.n_tries = MAX_SUGGESTED_TRIES - 1
+        now = trio.current_time()
+        if now - target.up_at >= LASTING_S:
+            target.retry_s, target.had_quick = FIRST_RETRY_S, False
+        if not target.had_quick:
+            target.had_quick = True
+            target.due = now + QUICK_REDIAL_S * (1 + random.random())  # noqa: S311 # spreads the herd
+            if not target.is_bootstrap:
+                target.n_tries = MAX_SUGGESTED_TRIES - 1
+        elif target.is_bootstrap:
+            _put_off(target)
+        else:
+            del self._targets[peer]
         self._wake.set()
 
     def unreached(self) -> list[str]:
@@ -204,7 +218,7 @@ class Dialer:
         target = self._targets[peer]
         try:
             await self._connect(peer, target.addresses)
-            target.due = trio.current_time() + FIRST_RETRY_S  # should the link not last
+            target.due = max(target.due, trio.current_time() + FIRST_RETRY_S)  # it may have been lost again already
             self._counters.add("dial_ok")
         except McdError:
             self._counters.add("dial_failed")
@@ -222,5 +236,10 @@ class Dialer:
         if target.is_bootstrap and target.n_tries == 1:
             for address in target.addresses:
                 self.on_unreached(address)
-        target.due = trio.current_time() + target.retry_s * (0.75 + random.random() / 2)  # noqa: S311
-        target.retry_s = min(2 * target.retry_s, MAX_RETRY_S)
+        _put_off(target)
+
+
+def _put_off(target: _Target) -> None:
+    """Dial it later, each time twice as much."""
+    target.due = trio.current_time() + target.retry_s * (0.75 + random.random() / 2)  # noqa: S311
+    target.retry_s = min(2 * target.retry_s, MAX_RETRY_S)

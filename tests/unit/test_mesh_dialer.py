@@ -106,7 +106,7 @@ async def test_a_suggested_peer_that_does_not_answer_is_nobodys_concern() -> Non
         assert world.dialer.unreached() == []
 
 
-@pytest.mark.spec("DISC-70")
+@pytest.mark.spec("DISC-70", "DISC-71")
 @pytest.mark.autojump
 async def test_a_lost_bootstrap_peer_is_dialled_at_once_and_then_again() -> None:
     world = World((ADDRESS,))
@@ -133,6 +133,7 @@ async def test_a_suggested_peer_is_dialled_a_few_times_and_dropped() -> None:
         assert len(world.dials) == 2 * MAX_SUGGESTED_TRIES
 
 
+@pytest.mark.spec("DISC-71")
 @pytest.mark.autojump
 async def test_a_lost_suggested_peer_is_dialled_once_within_a_second() -> None:
     world = World()
@@ -146,6 +147,38 @@ async def test_a_lost_suggested_peer_is_dialled_once_within_a_second() -> None:
         await trio.sleep(1000)
         assert len(world.times(peer)) == 2
         assert world.times(peer)[1] - 50 < 1
+
+
+@pytest.mark.spec("DISC-70", "DISC-71")
+@pytest.mark.autojump
+async def test_a_peer_that_takes_a_link_and_drops_it_is_not_dialled_twice_a_second_for_ever() -> None:
+    """One that is full, or has banned us, was: a handshake each, on either side."""
+    world, suggested = World((ADDRESS,)), PeerId("z")
+    world.alive.update({BOOT, suggested})
+    told: list[str] = []
+    world.dialer.on_unreached = told.append
+
+    async def drop(after_s: float) -> None:
+        while True:
+            await trio.sleep(after_s)
+            for peer in list(world.dialer._linked):
+                world.dialer.link_down(peer)
+
+    async with dialling(world), trio.open_nursery() as nursery:
+        world.dialer.suggest(suggested, ["/a"])
+        nursery.start_soon(drop, 0.05)
+        await trio.sleep(1000)
+        times = world.times(BOOT)
+        assert times[1] - times[0] < 1, "once at once"
+        assert len(times) < 30
+        assert len(world.times(suggested)) == 2
+        assert told == [], "somebody answers there"
+        nursery.cancel_scope.cancel()
+    async with dialling(world), trio.open_nursery() as nursery:
+        nursery.start_soon(drop, 15.0)
+        await trio.sleep(1000)
+        assert len(world.times(BOOT)) - len(times) > 50, "links that last a while are worth a dial"
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.autojump
