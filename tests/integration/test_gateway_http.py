@@ -205,6 +205,16 @@ def test_malformed_requests_get_a_clean_error(data: bytes, status: int) -> None:
 
 
 @pytest.mark.spec("GW-26")
+def test_a_body_that_is_announced_too_large_is_413_before_it_comes() -> None:
+    async def body(running: Running) -> None:
+        head = http("POST", "/v1/chat/completions", Content_Type="application/json", Content_Length=str(2**23 + 1))
+        status, _, text = await talk(running, head, 5)
+        assert (status, json.loads(text)["error"]["code"]) == (413, "request_too_large")
+
+    serve(ScriptedEntry(), body)
+
+
+@pytest.mark.spec("GW-26")
 def test_a_chunked_body_over_the_limit_is_413() -> None:
     async def body(running: Running) -> None:
         reader, writer = await asyncio.open_connection(running.host, running.port)

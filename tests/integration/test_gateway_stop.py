@@ -85,7 +85,8 @@ def test_a_signal_ends_live_streams_with_a_reason_and_the_process_in_time(daemon
 @pytest.mark.spec("GW-80")
 def test_clients_that_do_not_read_cannot_hold_the_process(daemon: Daemon) -> None:
     stuck = socket.create_connection(("127.0.0.1", daemon.port))
-    stuck.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n")
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    stuck.sendall(head + b"Content-Length: 100\r\n\r\n{")  # and never the rest of its body
     connection, _ = open_stream(daemon.port)
     sent = time.monotonic()
     daemon.process.send_signal(signal.SIGTERM)

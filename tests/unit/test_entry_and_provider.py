@@ -25,6 +25,7 @@ from mcd.entry.session import Session
 from mcd.entry.view import MeshEntry
 from mcd.errors import (
     ContextLengthError,
+    EnvelopeError,
     McdError,
     ModelNotFoundError,
     NoProviderError,
@@ -187,6 +188,23 @@ async def test_a_config_that_does_not_hold_leaves_the_others_usable(monkeypatch:
         monkeypatch.setattr(engine, "keys", lambda: more)
         entry.probe.forget_keys(providers["ada"].peer_id, DIGEST, {key_id_of(entry)})
         assert text(await entry.ask()) == words(5)
+
+
+@pytest.mark.spec("ENV-09")
+async def test_a_provider_that_goes_back_to_an_older_seal_key_is_not_sealed_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever stole a key of an hour ago could have its provider's network process offer it again."""
+    async with nodes(ada=Play()) as (entry, providers):
+        ada = providers["ada"]
+        engine, older = ada.engines[0], (ada.engines[0].status(), ada.engines[0].keys())
+        engine._keys.rotate(VirtualClock().unix_ms())
+        await trio.sleep(2)
+        assert text(await entry.ask()) == words(5)
+        monkeypatch.setattr(engine, "status", lambda: older[0])
+        monkeypatch.setattr(engine, "keys", lambda: older[1])
+        await trio.sleep(2)
+        assert key_id_of(entry) == older[0].key_id
+        with pytest.raises(EnvelopeError):
+            await entry.ask()
 
 
 def key_id_of(entry: Node) -> bytes:
