@@ -6,6 +6,7 @@ one as ``alias@sha256:<first hex digits>``. Nothing is ever answered by a model 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from random import Random
@@ -104,7 +105,7 @@ def plan(snapshot: Snapshot, want: Want, known: Known, now: Seconds, random: Ran
         UnsupportedError: Nobody offers it with the capabilities asked for.
         NoProviderError: It is offered, but none may be asked now; says when to retry.
     """
-    everyone = candidates(snapshot, want, known, now)
+    everyone = candidates(snapshot, want, known, now, n_enough=MAX_CANDIDATES)
     usable = [candidate for candidate in everyone if candidate.not_before <= now]
     if not usable:
         waits = [candidate.not_before - now for candidate in everyone]
@@ -119,8 +120,12 @@ def plan(snapshot: Snapshot, want: Want, known: Known, now: Seconds, random: Ran
     return tuple((near + usable[n_near:])[:MAX_CANDIDATES])
 
 
-def candidates(snapshot: Snapshot, want: Want, known: Known, now: Seconds) -> tuple[Candidate, ...]:
+def candidates(
+    snapshot: Snapshot, want: Want, known: Known, now: Seconds, *, n_enough: float = math.inf
+) -> tuple[Candidate, ...]:
     """Every provider of the model, those that have to wait included, in the order of `plan` before ties are broken.
+
+    Files behind those that have ``n_enough`` providers to ask now are left out; they would stand behind them.
 
     Raises:
         ModelNotFoundError, UnsupportedError: As `plan`.
@@ -130,6 +135,9 @@ def candidates(snapshot: Snapshot, want: Want, known: Known, now: Seconds) -> tu
         judged = [_judge(offer, want, known, now) for offer in group if offer.peer_id not in want.exclude]
         judged.sort(key=lambda candidate: (candidate.prediction.total_s, candidate.peer_id))
         ranked += judged
+        n_enough -= sum(candidate.not_before <= now and not candidate.is_short for candidate in judged)
+        if n_enough <= 0:
+            break
     return tuple(sorted(ranked, key=lambda candidate: (candidate.not_before > now, candidate.is_short)))
 
 

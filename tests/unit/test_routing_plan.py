@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
@@ -232,3 +233,35 @@ def test_as_many_files_as_providers_do_not_cost_their_square() -> None:
     Watched.n_compared = 0
     assert len(candidates(view, WANT, known(), 0.0)) == n
     assert Watched.n_compared < 20 * n
+
+
+class Counting(Estimates):
+    """Counts predictions."""
+
+    n_predicted = 0
+
+    def predict(self, *what: Any) -> Any:
+        self.n_predicted += 1
+        return super().predict(*what)
+
+
+def test_no_more_files_are_judged_than_a_plan_has_room_for() -> None:
+    view = snapshot(*(offer(f"peer {i}", i.to_bytes(32, "big")) for i in range(300)))
+    facts = Known(Counting(), Health(), {})
+    assert len(plan(view, WANT, facts, 0.0, Random(1))) == MAX_CANDIDATES
+    assert facts.estimates.n_predicted == MAX_CANDIDATES  # type: ignore[attr-defined]  # ours
+
+
+def test_a_plan_is_the_head_of_all_candidates_however_many_files_there_are() -> None:
+    dice, facts = Random(3), known()
+    offers = [
+        offer(f"peer {i}", bytes([dice.randrange(60)]) * 32, n_ctx=dice.choice([64, 4096]), tokens_per_s=1 + i)
+        for i in range(400)
+    ]
+    for one in offers[::3]:
+        facts.health.failed(one.peer_id, 0.0)
+    want = Want("llama", n_prompt_tokens=100, n_output_tokens=100, n_ctx=200)
+    usable = [one.peer_id for one in candidates(snapshot(*offers), want, facts, 0.1) if one.not_before <= 0.1]
+    assert len(usable) > 2 * MAX_CANDIDATES
+    planned = ask(snapshot(*offers), want, facts, now=0.1)
+    assert set(planned) == set(usable[:MAX_CANDIDATES])
