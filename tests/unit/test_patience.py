@@ -39,7 +39,7 @@ async def test_an_answer_goes_on_elsewhere_when_its_provider_computes_no_more(at
         assert MIN_PATIENCE_S < trio.current_time() < MIN_PATIENCE_S + 10
 
 
-@pytest.mark.spec("EX-55")
+@pytest.mark.spec("EX-55", "EX-56")
 async def test_who_waited_in_vain_expects_to_wait_there_again() -> None:
     """A provider that fails costs its requests ten seconds at most, routing thought, so it was asked again at once."""
     async with nodes(ada=Play(idle_at=0)) as (entry, providers):
