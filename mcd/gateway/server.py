@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 
 from mcd.api.errors import error_body
 from mcd.errors import ConfigError, InvalidRequestError
@@ -30,6 +31,8 @@ STOP_GRACE_S = 0.5
 BACKLOG = 512
 READ_BYTES = 64 * 1024
 """At once. For the 256 KiB that asyncio asks for, C's allocator maps memory anew at every read (from 128 KiB on)."""
+
+_TOO_LONG = f"the URL or a header is longer than {MAX_HEADER_BYTES} bytes (cookies of all programs on localhost add up)"
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -58,7 +61,7 @@ class _Connection(web.RequestHandler):
         """Answer a request that is not HTTP; ours never let an exception come this far."""
         if request.writer.output_size > 0:
             raise ConnectionResetError("the answer had begun")
-        error = InvalidRequestError("the request is not valid HTTP")
+        error = InvalidRequestError(_TOO_LONG if isinstance(exc, LineTooLong) else "the request is not valid HTTP")
         response = web.Response(status=status, body=error_body(error), content_type="application/json")
         response.force_close()
         return response

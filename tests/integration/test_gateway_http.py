@@ -204,6 +204,19 @@ def test_malformed_requests_get_a_clean_error(data: bytes, status: int) -> None:
     check(data, status)
 
 
+@pytest.mark.spec("GW-25")
+@pytest.mark.parametrize("what", ["header", "url"])
+def test_what_is_too_long_of_a_request_is_said(what: str) -> None:
+    async def body(running: Running) -> None:
+        long = "evil" * 3000
+        head = http("GET", "/health", Cookie=long) if what == "header" else http("GET", f"/{long}")
+        status, _, text = await talk(running, head)
+        assert (status, "longer than 8190 bytes" in json.loads(text)["error"]["message"]) == (400, True)
+        assert b"evil" not in text
+
+    serve(ScriptedEntry(), body)
+
+
 @pytest.mark.spec("GW-26")
 def test_a_body_that_is_announced_too_large_is_413_before_it_comes() -> None:
     async def body(running: Running) -> None:
