@@ -133,6 +133,7 @@ class Answer:
 
         Reasoning comes first in an answer, so of its tokens as many were sealed as there is room for.
         """
+        self.started(0)  # a reader has no key for an end before that
         n_output = self._n_sealed_tokens
         owed = msgspec.structs.replace(
             usage, n_output_tokens=n_output, n_reasoning_tokens=min(usage.n_reasoning_tokens, n_output)

@@ -273,6 +273,20 @@ async def test_a_cancelled_answer_is_counted_and_its_slots_are_free(tmp_path: Pa
         await fill_every_cell(side)
 
 
+@pytest.mark.spec("ENV-38")
+async def test_what_is_cancelled_before_its_prompt_is_written_ends_readably(tiny: EngineSpec) -> None:
+    """Its end came without the start before it, which the port promises and which brings the key to open it."""
+    async with running(tiny, ONE) as side:
+        answer, (sealed, opener) = Answer(), side.seal(chat("never"))
+        async with side.engine.submit(sealed) as events:
+            events.cancel()
+            async for event in events:
+                side.take(answer, opener, event)
+    assert answer.final is not None
+    assert answer.final.finish_reasons == ("cancelled",)
+    assert (answer.final.usage.n_prompt_tokens, answer.final.usage.n_output_tokens) == (0, 0)
+
+
 async def test_slow_reader_pauses_its_own_slot_only(tmp_path: Path) -> None:
     path = gguf_make.make(tmp_path / "wide.gguf", text_only=True, n_ctx=16_384)
     async with running(EngineSpec(alias="wide", backend="llama", source=str(path)), FOUR) as side:
