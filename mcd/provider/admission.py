@@ -157,10 +157,12 @@ class Admission:
         """How long a request holds a slot: as observed lately, else from the engine's measured speeds."""
         if self._service_s is not None:
             return self._service_s
-        n_output_tokens = min(ask.max_output_tokens or TYPICAL_OUTPUT_TOKENS, TYPICAL_OUTPUT_TOKENS)
-        if not generates(status.capabilities):
-            n_output_tokens = 0
-        prefill_s = ask.n_sealed_bytes / BYTES_PER_TOKEN / max(MIN_TOKENS_PER_S, status.prefill_tokens_per_s)
+        n_prompt_tokens: float = ask.n_sealed_bytes / BYTES_PER_TOKEN
+        n_output_tokens = 0
+        if generates(status.capabilities):
+            n_prompt_tokens = min(n_prompt_tokens, status.n_ctx)  # a megabyte of picture is a few hundred tokens
+            n_output_tokens = min(ask.max_output_tokens or TYPICAL_OUTPUT_TOKENS, TYPICAL_OUTPUT_TOKENS)
+        prefill_s = n_prompt_tokens / max(MIN_TOKENS_PER_S, status.prefill_tokens_per_s)
         return prefill_s + n_output_tokens / max(MIN_TOKENS_PER_S, status.output_tokens_per_s)
 
 

@@ -177,6 +177,14 @@ def test_a_picture_is_not_measured_by_its_bytes() -> None:
     assert admission().decide(sees, load(), Ask(8_000_000, 16 * 4096 + 1)) == Refuse(RefuseReason.TOO_LARGE)
 
 
+def test_a_prompt_takes_no_longer_than_a_full_context() -> None:
+    """The first picture of five megabytes was reckoned as twenty minutes, and refused where one request ran."""
+    sees = status(capabilities=("chat", "vision"))
+    assert admission().service_s(sees, Ask(5_000_000, 100)) == pytest.approx(4.096 + 1.0)
+    behind = admission(max_running=1).decide(sees, load(1, n_slots=1), Ask(5_000_000, 100))
+    assert behind == Accept(1, pytest.approx(5.096))
+
+
 def test_observed_times_replace_measured_speeds() -> None:
     gate = admission(max_running=1)
     assert gate.service_s(READY, ASK) == pytest.approx(SERVICE_S)
