@@ -303,7 +303,7 @@ class LlamaBackend:
         n_ctx = self._context.n_ctx
         room = n_ctx - len(prompt.tokens)
         wanted = job.request.max_tokens
-        if room < 1 or len(job.resume) >= room or (wanted is not None and wanted > room):
+        if len(job.resume) >= room or (wanted is not None and wanted > room):
             seen = f", {prompt.n_picture_tokens} of them for pictures," if prompt.n_picture_tokens else ""
             asked = f" and asks for {wanted} more" if wanted is not None else ""
             raise ContextLengthError(
