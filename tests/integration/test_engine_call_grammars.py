@@ -111,6 +111,15 @@ def test_forced_calls_are_read_back_and_fit(model: Model, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_one_call_is_all_there_is_room_for_where_no_more_are_wanted(model: Model, name: str) -> None:
+    single = bound(name, BARE, tool_choice="required", parallel_tool_calls=False).answer
+    assert single is not None
+    for seed in range(6):
+        text = sample(model, single.text(), random.Random(seed), ends(name))
+        check(text, name, BARE, {tool.name: {"type": "object"} for tool in BARE}, 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_calls_from_their_mark_are_read_back_and_fit(model: Model, name: str) -> None:
     """Those of ``auto``: bound from the mark on, and complete where what it opened is closed."""
     call = bound(name, TOOLS).call

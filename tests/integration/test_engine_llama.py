@@ -6,6 +6,7 @@ import os
 import random
 import select
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,39 @@ async def test_choices_share_the_prompt(tiny: EngineSpec) -> None:
     assert answer.final.finish_reasons == ("length",) * 6
     assert answer.final.usage.n_output_tokens == 72
     assert len({answer.choice(index) for index in range(6)}) == 6
+
+
+def test_prompts_that_begin_alike_are_computed_once(tiny: EngineSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where all of them wait in one step: choices of a request, and requests that were written meanwhile."""
+    engine = open_llama(tiny.source, EngineOptions(n_threads=1, n_slots=8), Rendering.start(), Compiling.start())
+    batch, add, n_rows = engine._scheduler._batch, engine._scheduler.add, [0]
+    decode, held = batch.decode, []
+
+    def counting(context: Any) -> int:
+        n_rows[0] += batch.n_rows
+        return decode(context)
+
+    def run(until: Callable[[], bool]) -> None:
+        while not until():
+            select.select(engine.wakers(), [], [], engine.wait_s(0.0))
+            engine.step(0.0)
+
+    monkeypatch.setattr(batch, "decode", counting)
+    monkeypatch.setattr(engine._scheduler, "add", held.append)
+    long, shown = " ".join(WORDS * 5), [Shown() for _ in range(4)]
+    for index, one in enumerate(shown):
+        request = chat(f"{long} {index}", max_tokens=1, temperature=0.0, n=2)
+        engine.submit(Job(index, request, one, cache_salt="mine"))
+    run(lambda: len(held) == 8)
+    for sequence in held:
+        add(sequence)
+    run(lambda: all(one.end is not None for one in shown))
+    engine.close()
+    usages = [one.end[1] for one in shown if one.end is not None]
+    n_prompt = usages[0].n_prompt_tokens
+    assert n_prompt > 200
+    assert n_rows[0] < n_prompt + 8 * 32
+    assert sorted(usage.n_cached_tokens > 200 for usage in usages) == [False, True, True, True]
 
 
 async def test_a_repeat_penalty_makes_repeats_rarer(tiny: EngineSpec) -> None:
@@ -442,6 +476,15 @@ async def test_seeded_resume_stays_on_the_generators_track(tiny: EngineSpec) -> 
         whole = await side.ask(request)
         rests = [(cut, await side.ask(request, resume=whole.tokens[:cut])) for cut in range(4, 44, 4)]
     assert sum(rest.tokens == whole.tokens[cut:] for cut, rest in rests) >= len(rests) // 2
+
+
+async def test_several_choices_are_not_resumed(tiny: EngineSpec) -> None:
+    """The tokens do not say which choice they are of."""
+    async with running(tiny, ONE) as side:
+        answer = await side.ask(chat("x", n=2, max_tokens=5), resume=(5,))
+    assert answer.failure is not None
+    assert (answer.failure.code, answer.failure.param) == ("unsupported_parameter", "n")
+    assert answer.tokens == ()
 
 
 async def test_resume_with_foreign_tokens_is_refused(tiny: EngineSpec) -> None:

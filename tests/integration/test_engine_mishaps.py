@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import select
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from mcd.engine.backend import Job
+from mcd.api.tasks import EmbeddingsRequest
+from mcd.engine import abi
+from mcd.engine.backend import Job, Task
 from mcd.engine.compiling import Compiling
+from mcd.engine.embed import EmbedBackend
+from mcd.engine.encoder import Item, Vector
 from mcd.engine.llama import LlamaBackend
 from mcd.engine.load import open_llama
 from mcd.engine.messages import EngineOptions, FailureCode
+from mcd.engine.model import Model
 from mcd.engine.rendering import Rendering
+from mcd.engine.roles import role_of
 from mcd.engine.sampler import DEAD_END, Sampler
 from mcd.errors import UserError
-from tests.fakes import gguf_make
+from mcd.wire.payload import Part, Vectors
+from tests.fakes import gguf_embed, gguf_make
 from tests.fakes.engine_entry import chat
 from tests.integration.test_engine_resume import Shown, answer
 
@@ -26,6 +35,11 @@ class Ends(Shown):
     def __init__(self) -> None:
         super().__init__()
         self.ends: list[object] = []
+        self.n_vectors = 0
+
+    def part(self, part: Part) -> None:
+        assert isinstance(part, Vectors)
+        self.n_vectors += len(part.vectors)
 
     def failed(self, error: UserError) -> None:
         self.ends.append(error.code)
@@ -74,3 +88,33 @@ def test_a_bug_before_the_first_choice_ends_that_request_alone(
         patch.setattr(engine, "_limit", fails)
         assert ends(engine, 1) == [FailureCode.INTERNAL]
     assert answer(engine, chat("hello", max_tokens=5)).end is not None
+
+
+@pytest.mark.parametrize("bad", [np.full(gguf_embed.N_EMBD, np.nan, np.float32), None])
+def test_a_vector_that_is_none_ends_its_request_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: Vector | None
+) -> None:
+    path = gguf_embed.make_encoder(tmp_path / "encoder.gguf")
+    model = Model(abi.load_library(), str(path))
+    role = role_of(model)
+    assert role is not None
+    backend = EmbedBackend(model, role, EngineOptions(n_threads=1))
+    encoder = backend._encoder
+    compute = encoder.compute
+
+    def spoiled() -> list[tuple[Item, Vector | None]]:
+        return [(item, bad if (item.task_id, item.index) == (1, 1) else vector) for item, vector in compute()]
+
+    monkeypatch.setattr(encoder, "compute", spoiled)
+    sinks = [Ends(), Ends()]
+    for index, sink in enumerate(sinks):
+        request = EmbeddingsRequest(model="m", inputs=("one", "two", "three"))
+        backend.submit_task(Task(index, request, sink, size_bytes=100))
+    while not all(sink.ends or sink.end for sink in sinks):
+        select.select(backend.wakers(), [], [], backend.wait_s(0.0))
+        backend.step(0.0)
+    assert (sinks[0].ends, sinks[0].n_vectors) == ([], 3)
+    assert sinks[1].ends == [FailureCode.COMPUTE]
+    assert sinks[1].end is None
+    assert backend.load() == (0, 0)
+    backend.close()

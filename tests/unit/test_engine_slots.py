@@ -175,6 +175,21 @@ def test_full_memory_waits_and_idle_caches_yield_oldest_first() -> None:
     assert found.evict == [pool[1]]
 
 
+def test_the_cache_used_longest_ago_makes_room() -> None:
+    pool = slots(4)
+    for slot, last_used in zip(pool[1:], (3.0, 1.0, 2.0), strict=True):
+        idle(slot, list(range(100 * slot.index, 100 * slot.index + 100)), last_used=last_used)
+    for n_wanted, evicted in (
+        (100, []),
+        (150, [pool[2]]),
+        (250, [pool[2], pool[3]]),
+        (350, [pool[2], pool[3], pool[1]]),
+    ):
+        found = place(pool, [5, 6], "k", n_wanted, 400, cuts=ANYWHERE)
+        assert found is not None
+        assert (found.slot, found.evict) == (pool[0], evicted)
+
+
 def test_a_source_that_must_make_room_goes_last() -> None:
     """Its cells are copied first, and cleared after that."""
     pool = slots(3)
