@@ -182,7 +182,7 @@ class LlamaBackend:
         first, job = active.sequences[0], active.job
         first.replay()
         job.sink.started(len(active.prompt.tokens))
-        if first.finish_reason or first.limit <= 0:
+        if first.finish_reason:
             self._end_at_once(active)
             return
         for sequence in active.sequences:

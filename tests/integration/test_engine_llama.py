@@ -10,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
-from mcd.api.request import ChatMessage, ChatRequest, CompletionRequest
+from mcd.api.request import ChatMessage, ChatRequest, CompletionRequest, ResponseFormat
 from mcd.api.tasks import DetokenizeRequest, TokenizeRequest
 from mcd.engine.backend import Job
 from mcd.engine.catalogue import EngineSpec, resolve
@@ -476,6 +477,25 @@ async def test_seeded_resume_stays_on_the_generators_track(tiny: EngineSpec) -> 
         whole = await side.ask(request)
         rests = [(cut, await side.ask(request, resume=whole.tokens[:cut])) for cut in range(4, 44, 4)]
     assert sum(rest.tokens == whole.tokens[cut:] for cut, rest in rests) >= len(rests) // 2
+
+
+async def test_what_is_resumed_with_forged_tokens_ends_alone(tiny: EngineSpec) -> None:
+    """llama.cpp ends its process at a token that a grammar does not allow."""
+    async with running(tiny, ONE) as side:
+        bound = chat("x", max_tokens=20, response_format=ResponseFormat(type="json_object"))
+        for forged in ((7, 8, 9), (len(gguf_make.vocabulary()) - 2,), (0,)):
+            answer = await side.ask(bound, resume=forged)
+            assert answer.failure is not None
+            assert (answer.failure.code, answer.failure.param) == ("invalid_request", "resume")
+        sealed, opener = side.seal(bound, resume=(ord("{"),))
+        lying = msgspec.structs.replace(sealed, resume_from=2)
+        answer = Answer()
+        async with side.engine.submit(lying) as events:
+            async for event in events:
+                side.take(answer, opener, event)
+        assert answer.failure is not None
+        assert answer.failure.param == "resume"
+        assert side.engine.status().restarts == 0
 
 
 async def test_several_choices_are_not_resumed(tiny: EngineSpec) -> None:
