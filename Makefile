@@ -10,7 +10,7 @@ test test-fast: export PYTHONHASHSEED := 0
 test test-fast: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-entry test test-fast fuzz check format lock demo bench bench-engine setup setup-serve setup-dev
+.PHONY: help run run-entry test test-fast fuzz check format lock demo bench bench-engine need-npm setup setup-serve setup-dev
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -30,7 +30,11 @@ run: setup-serve  ## start a peer that serves the embedded model, API at http://
 run-entry: setup  ## start a peer without a model; compiles nothing
 	@exec $(BIN)/mcd run $(ARGS)
 
-test: setup-dev  ## set everything up and run every test
+need-npm:
+	@command -v npm >/dev/null || { echo "error: no npm, which brings the js-libp2p node that our tests talk to;" \
+		"on Debian or Ubuntu run: apt-get install npm" >&2; exit 1; }
+
+test: need-npm setup-dev  ## set everything up and run every test
 	$(BIN)/pytest $(TWO) -m "not timed" tests/e2e tests/integration tests/unit tests/property tests/conformance
 	$(BIN)/pytest -m timed $$(grep -rl --include='test_*.py' mark.timed tests)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -122,3 +124,16 @@ def test_interrupted_fetching_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(llama_files, "download", interrupted)
     assert llama_files.main() == 130
     assert list((tmp_path / "kept").iterdir()) == []
+
+
+def test_without_npm_make_test_says_so_before_it_builds(tmp_path: Path) -> None:
+    """After the build and minutes of tests it ended in errors of subprocess, and the README did not ask for npm."""
+    make = shutil.which("make")
+    assert make is not None
+    done = subprocess.run(
+        [make, "test"], cwd=install.ROOT, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no npm, ")
+    assert "apt-get install npm" in done.stderr
+    assert done.stdout == ""
