@@ -162,17 +162,19 @@ def preferred_digests(
     """The files behind an alias: most providers first, then the lowest digest, so that all entries agree.
 
     What we have learned ourselves goes first: providers that failed us as often as not do not count, or a handful of
-    peers that offer a popular name and never answer would be asked before everybody else for ever.
+    peers that offer a popular name and never answer would be asked before everybody else for ever. And a file that one
+    has answered us with goes before those of strangers, or ever new ids with lower digests would.
     """
     digests = {ModelDigest(offer.model.digest) for offer in offers}
     if len(digests) < 2:  # the usual case; what each provider's past says of its file decides nothing then
         return tuple(digests)
-    ranks: dict[ModelDigest, tuple[int, float, int]] = {}
+    ranks: dict[ModelDigest, tuple[bool, int, float, int]] = {}
     for offer in offers:
         digest = ModelDigest(offer.model.digest)
-        n_good, best, count = ranks.get(digest, (0, 0.0, 0))
+        is_proven, n_good, best, count = ranks.get(digest, (False, 0, 0.0, 0))
         fails = 0.0 if health is None else health.standing(offer.peer_id, digest, now).fail_fraction
-        ranks[digest] = (n_good + (fails < FAILING), max(best, 1 - fails), count + 1)
+        answers = fails < FAILING and health is not None and bool(health.ok_fraction(offer.peer_id))
+        ranks[digest] = (is_proven or answers, n_good + (fails < FAILING), max(best, 1 - fails), count + 1)
     return tuple(sorted(ranks, key=lambda digest: (*(-rank for rank in ranks[digest]), digest)))
 
 

@@ -265,3 +265,15 @@ def test_a_plan_is_the_head_of_all_candidates_however_many_files_there_are() -> 
     assert len(usable) > 2 * MAX_CANDIDATES
     planned = ask(snapshot(*offers), want, facts, now=0.1)
     assert set(planned) == set(usable[:MAX_CANDIDATES])
+
+
+def test_a_file_that_was_answered_with_goes_before_strangers_with_lower_digests() -> None:
+    """A digest and an id cost nothing: ever new ones were asked first, four a request, and every request failed."""
+    facts = known("honest")
+    facts.health.succeeded(PeerId("honest"))
+    strangers = [offer(f"stranger {i}", bytes([0, i]) * 16) for i in range(100)]
+    crowd = [offer(f"crowd {i}", bytes(32)) for i in range(100)]
+    assert ask(snapshot(offer("honest", D2), *strangers, *crowd), WANT, facts)[0] == "honest"
+    for _ in range(3):
+        facts.health.failed(PeerId("honest"), 0.0)
+    assert ask(snapshot(offer("honest", D2), *crowd), WANT, facts, now=9.0)[0].startswith("crowd")
