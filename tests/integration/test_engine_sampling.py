@@ -6,10 +6,13 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
+import msgspec
 import pytest
 
-from mcd.engine.catalogue import EngineSpec
+from mcd.api.request import ResponseFormat
+from mcd.engine.catalogue import EngineSpec, resolve
 from mcd.engine.messages import EngineOptions
 from mcd.wire.payload import TokenLogprob
 from tests.fakes import gguf_make
@@ -97,21 +100,48 @@ async def test_a_bias_is_added_to_its_token(tiny: EngineSpec) -> None:
 
 @pytest.mark.parametrize(("frequency", "presence"), [(0.4, 0.0), (0.0, 1.5), (0.3, 0.7), (-0.2, 0.0)])
 async def test_penalties_count_what_the_answer_holds(tiny: EngineSpec, frequency: float, presence: float) -> None:
-    """frequency_penalty for each time a token was written, presence_penalty once, both off its logit."""
+    """frequency_penalty for each time a token was written, presence_penalty once, both off its logit.
+
+    What an earlier provider wrote counts as well.
+    """
     async with running(tiny, ONE) as side:
-        answer = await asked(side, temperature=0.0, frequency_penalty=frequency, presence_penalty=presence)
-        seen: Counter[bytes] = Counter()
+        members = {"temperature": 0.0, "frequency_penalty": frequency, "presence_penalty": presence}
+        whole = await asked(side, **members)
+        request = chat("hello", max_tokens=N_TOKENS, logprobs=True, top_logprobs=20, **members)
+        rest = await side.ask(request, resume=whole.tokens[:20])
+    before = [chosen.token for chosen in choices(whole)[:20]]
+    for answer, seen in ((whole, Counter[bytes]()), (rest, Counter(before))):
         n_changed = 0
         for chosen in choices(answer):
-
-            def penalised(token: bytes, logprob: float) -> float:
-                return logprob - frequency * seen[token] - presence * (seen[token] > 0)
-
-            best = max(penalised(top.token, top.logprob) for top in chosen.top)
-            assert penalised(chosen.token, chosen.logprob) >= best - SLACK
+            penalised = [
+                top.logprob - frequency * seen[top.token] - presence * (seen[top.token] > 0)
+                for top in (chosen, *chosen.top)
+            ]
+            assert penalised[0] >= max(penalised) - SLACK
             n_changed += rank(chosen) > 0
             seen[chosen.token] += 1
-        assert bool(n_changed) == (max(frequency, presence) > 0)
+        assert bool(n_changed) == (max(frequency, presence) > 0) or answer is rest
+
+
+async def test_a_bound_answer_draws_once_for_each_token() -> None:
+    """And so goes on where it was cut; the trained model, whose choices are no near ties."""
+    (nano,) = resolve((), Path("/nowhere"), "llama")
+    schema = msgspec.Raw(b'{"type":"string","pattern":"^[a-z]{30}$"}')
+    bound = chat(
+        "hello",
+        response_format=ResponseFormat(type="json_schema", schema=schema),
+        temperature=1.5,
+        seed=5,
+        top_p=1.0,
+        min_p=0.0,
+    )
+    async with running(nano, ONE) as side:
+        whole = await side.ask(bound)
+        assert whole.final is not None
+        assert len(whole.tokens) > 10
+        for cut in range(1, len(whole.tokens), 4):
+            rest = await side.ask(bound, resume=whole.tokens[:cut])
+            assert rest.tokens == whole.tokens[cut:]
 
 
 async def test_each_choice_draws_its_own_numbers(tiny: EngineSpec) -> None:
