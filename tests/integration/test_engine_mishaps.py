@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mcd.api.tasks import EmbeddingsRequest
-from mcd.engine import abi
+from mcd.engine import abi, llama
 from mcd.engine.backend import Job, Task
 from mcd.engine.compiling import Compiling
 from mcd.engine.embed import EmbedBackend
@@ -23,6 +23,7 @@ from mcd.engine.rendering import Rendering
 from mcd.engine.roles import role_of
 from mcd.engine.sampler import DEAD_END, Sampler
 from mcd.errors import UserError
+from mcd.wire.messages import RefuseReason
 from mcd.wire.payload import Part, Vectors
 from tests.fakes import gguf_embed, gguf_make
 from tests.fakes.engine_entry import chat
@@ -46,6 +47,9 @@ class Ends(Shown):
 
     def broken(self, code: int) -> None:
         self.ends.append(code)
+
+    def refused(self, reason: RefuseReason) -> None:
+        self.ends.append(reason)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +92,32 @@ def test_a_bug_before_the_first_choice_ends_that_request_alone(
         patch.setattr(engine, "_limit", fails)
         assert ends(engine, 1) == [FailureCode.INTERNAL]
     assert answer(engine, chat("hello", max_tokens=5)).end is not None
+
+
+def run(engine: LlamaBackend, sink: Ends) -> None:
+    while not (sink.ends or sink.end):
+        select.select(engine.wakers(), [], [], engine.wait_s(0.0))
+        engine.step(0.0)
+
+
+@pytest.mark.parametrize(("bound", "most"), [("MAX_WAITING", 2), ("MAX_WAITING_BYTES", 20)])
+@pytest.mark.parametrize("how", ["ended", "cancelled", "failed"])
+def test_what_waits_is_bounded_and_whatever_its_end_makes_room(
+    engine: LlamaBackend, monkeypatch: pytest.MonkeyPatch, bound: str, most: int, how: str
+) -> None:
+    monkeypatch.setattr(llama, bound, most)
+    for _ in range(3):  # what is not given back adds up
+        sinks = [Ends() for _ in range(3)]
+        for index, sink in enumerate(sinks):
+            words = "long " * 600 if how == "failed" else "hi"
+            engine.submit(Job(index, chat(words, max_tokens=2), sink, size_bytes=10))
+        assert [sink.ends for sink in sinks] == [[], [], [RefuseReason.BUSY]]
+        for index, sink in enumerate(sinks[:2]):
+            if how == "cancelled":
+                engine.cancel(index)
+            else:
+                run(engine, sink)
+    assert engine.load() == (0, 0)
 
 
 @pytest.mark.parametrize("bad", [np.full(gguf_embed.N_EMBD, np.nan, np.float32), None])

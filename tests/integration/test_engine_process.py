@@ -17,6 +17,7 @@ import psutil
 import pytest
 import trio
 
+from mcd.api.request import ChatImage, ChatMessage, ChatRequest
 from mcd.engine import landlock, life, supervise
 from mcd.engine.catalogue import EngineSpec, resolve
 from mcd.engine.messages import EngineOptions
@@ -157,6 +158,15 @@ async def test_refusal_and_break(hello: EngineSpec) -> None:
         with pytest.raises(EngineError):
             await side.ask(chat("break"))
         assert side.engine.status().state == "ready"
+
+
+async def test_no_engine_that_sees_nothing_leaves_pictures_out(hello: EngineSpec) -> None:
+    """An adapter would send its server the words alone."""
+    asked = ChatRequest(model="m", messages=(ChatMessage(role="user", content="hi", images=(ChatImage(data=b"x"),)),))
+    async with running(hello) as side:
+        answer = await side.ask(asked)
+        assert answer.failure is not None
+        assert (answer.failure.code, answer.failure.param) == ("unsupported_parameter", "messages")
 
 
 @pytest.mark.spec("ENV-38", "ENV-30")
