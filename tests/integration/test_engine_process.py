@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import resource
@@ -99,6 +100,36 @@ async def test_the_real_process_is_bound_as_a_whole(engine: str) -> None:
     lines = side.engine.sandbox_report()
     holds = {name for name, _, rest in (line.partition(": ") for line in lines) if rest.startswith("holds")}
     assert holds >= BINDING | ({"files"} if landlock.abi() else set()), lines
+
+
+async def test_the_kernels_books_say_what_the_report_does(hello: EngineSpec) -> None:
+    """Each of these lines of the report could be said without its call having been made."""
+    core, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    try:
+        async with running(hello) as side:
+            process = Path(f"/proc/{side.engine.pid}")
+            status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines())
+            limits = (process / "limits").read_text().splitlines()
+            oom_score = (process / "oom_score_adj").read_text().strip()
+            networks = {Path("/proc/self/ns/net").stat().st_ino}
+            with contextlib.suppress(PermissionError):  # only root may look
+                networks.add((process / "ns/net").stat().st_ino)
+            report = side.engine.sandbox_report()
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, (core, hard))
+    books = {
+        "want of memory": oom_score == "500",
+        "core dumps": any(line.split()[:6] == ["Max", "core", "file", "size", "0", "0"] for line in limits),
+        "privileges": status["NoNewPrivs"] == "1",
+        "capabilities": {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff")} == {0},
+        "namespaces": len(networks) == 2 or os.geteuid() != 0,
+        "system calls": status["Seccomp"] == "2",
+    }
+    for line in report:
+        name, _, rest = line.partition(": ")
+        assert books.get(name, True) or not rest.startswith("holds"), line
+    assert {"core dumps", "privileges"} <= {line.partition(": ")[0] for line in report if ": holds" in line}
 
 
 async def test_keys_are_certified_and_new_for_every_process(hello: EngineSpec) -> None:
