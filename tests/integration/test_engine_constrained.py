@@ -138,6 +138,7 @@ FORBIDDEN: list[tuple[Any, str]] = [
     ({"allOf": [{"enum": [1, 2, 3]}, {"enum": [2, 3, 4]}]}, "1"),
     (UNEVALUATED, '{"a":1,"b":2,"c":3}'),
     (UNEVALUATED_EITHER, '{"a":1,"b":null,"d":1}'),
+    ({"type": "object", "unevaluatedProperties": False}, '{"d":1}'),
 ]
 
 

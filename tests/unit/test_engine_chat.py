@@ -146,6 +146,7 @@ def test_a_prompt_longer_than_any_context_is_refused(monkeypatch: pytest.MonkeyP
         ("{{ {'b': '<é>', 'a': 1} | tojson }}", '{"b": "<é>", "a": 1}'),
         ("{{ {'a': ['é']} | tojson(ensure_ascii=True) }}", '{"a": ["\\u00e9"]}'),
         ("{{ {'a': 1} | tojson(indent=2) }}", '{\n  "a": 1\n}'),
+        ("{{ {'a': 1} | tojson(indent=9999999) | length }}", str(len('{\n"a": 1\n}') + 64)),
         ("{{ {'a': 1, 'b': 2} | tojson(separators=(',', ':')) }}", '{"a":1,"b":2}'),
         ("{{ messages | map(attribute='role') | tojson }}", '["user"]'),
         ("{% set l = [] %}{% set _ = l.append(1) %}{{ l.pop(0) }}", "1"),

@@ -151,6 +151,14 @@ def test_two_gpus_are_filled_in_order() -> None:
     assert "RTX 4090 8G, GTX 1080 8G" in found.why
 
 
+def test_a_model_beside_others_gets_its_part_of_each_gpu() -> None:
+    devices = (card(20), card(10, 12.0, "CUDA1"), card(0.5, 12.0, "CUDA2"))
+    usable = [device.usable_bytes for device in devices]
+    half = [device.usable_bytes for device in fit.capped(devices, sum(usable) // 2)]
+    assert half == [pytest.approx(n_bytes / 2, abs=2) for n_bytes in usable]
+    assert fit.capped(devices, sum(usable)) == devices
+
+
 def test_nothing_is_offered_where_nothing_fits() -> None:
     assert fit_gpu(EIGHT_B, [card(1.0)], 64 * GIB, Wish()) is None
     assert fit_gpu(EIGHT_B, [card(5.0)], GIB, Wish()) is None
