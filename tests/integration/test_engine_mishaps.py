@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mcd.api.request import CompletionRequest
 from mcd.api.tasks import EmbeddingsRequest
 from mcd.engine import abi, llama
 from mcd.engine.backend import Job, Task
@@ -147,4 +148,31 @@ def test_a_vector_that_is_none_ends_its_request_alone(
     assert sinks[1].ends == [FailureCode.COMPUTE]
     assert sinks[1].end is None
     assert backend.load() == (0, 0)
+    backend.close()
+
+
+def test_who_runs_has_room_for_its_whole_answer_and_nobody_overtakes(tmp_path: Path) -> None:
+    """Of 350 cells two requests of 200 have one after the other; a small one would fit beside either, and waits."""
+    path = gguf_make.make(tmp_path / "tiny.gguf", text_only=True)
+    options = EngineOptions(n_threads=1, n_slots=4, n_ctx=256, n_cells=350)
+    backend = open_llama(str(path), options, Rendering.start(), Compiling.start())
+    assert isinstance(backend, LlamaBackend)
+    sinks = [Ends() for _ in range(3)]
+    for index, (sink, n_tokens) in enumerate(zip(sinks, (200, 200, 20), strict=True)):
+        prompt = (97,) * (n_tokens // 4)
+        asked = CompletionRequest(model="m", prompt=prompt, max_tokens=n_tokens - len(prompt), temperature=0.0)
+        backend.submit(Job(index, asked, sink))
+        while backend._prompts.n_open:  # in this order, though the smallest is tokenised first
+            select.select(backend.wakers(), [], [], backend.wait_s(0.0))
+            backend.step(0.0)
+    order: list[int] = []
+    while len(order) < 3:
+        select.select(backend.wakers(), [], [], backend.wait_s(0.0))
+        backend.step(0.0)
+        large = [i for i in (0, 1) if sinks[i].pieces and not sinks[i].end]
+        assert len(large) <= 1
+        assert not sinks[2].pieces or sinks[1].pieces
+        order += [i for i, sink in enumerate(sinks) if sink.end and i not in order]
+    assert [len(sink.tokens) for sink in sinks] == [150, 150, 15]
+    assert all(sink.ends == [] for sink in sinks)
     backend.close()
