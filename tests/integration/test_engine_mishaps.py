@@ -37,11 +37,11 @@ class Ends(Shown):
     def __init__(self) -> None:
         super().__init__()
         self.ends: list[object] = []
-        self.n_vectors = 0
+        self.vectors: list[bytes] = []
 
     def part(self, part: Part) -> None:
         assert isinstance(part, Vectors)
-        self.n_vectors += len(part.vectors)
+        self.vectors += part.vectors
 
     def failed(self, error: UserError) -> None:
         self.ends.append(error.code)
@@ -144,7 +144,7 @@ def test_a_vector_that_is_none_ends_its_request_alone(
     while not all(sink.ends or sink.end for sink in sinks):
         select.select(backend.wakers(), [], [], backend.wait_s(0.0))
         backend.step(0.0)
-    assert (sinks[0].ends, sinks[0].n_vectors) == ([], 3)
+    assert (sinks[0].ends, len(sinks[0].vectors)) == ([], 3)
     assert sinks[1].ends == [FailureCode.COMPUTE]
     assert sinks[1].end is None
     assert backend.load() == (0, 0)
@@ -175,4 +175,36 @@ def test_who_runs_has_room_for_its_whole_answer_and_nobody_overtakes(tmp_path: P
         order += [i for i, sink in enumerate(sinks) if sink.end and i not in order]
     assert [len(sink.tokens) for sink in sinks] == [150, 150, 15]
     assert all(sink.ends == [] for sink in sinks)
+    backend.close()
+
+
+def test_vectors_come_in_the_order_of_their_texts_and_a_cancelled_one_computes_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is computed first, and whoever leaves while the others' texts share the step."""
+    model = Model(abi.load_library(), str(gguf_embed.make_encoder(tmp_path / "encoder.gguf")))
+    role = role_of(model)
+    assert role is not None
+    backend = EmbedBackend(model, role, EngineOptions(n_threads=1))
+    compute, shown = backend._encoder.compute, []
+    texts = ("one", "two", "three", "four")
+    for is_reversed in (False, True):
+        with monkeypatch.context() as patch:
+            if is_reversed:
+                patch.setattr(backend._encoder, "compute", lambda: compute()[::-1])
+            sink = Ends()
+            backend.submit_task(Task(1, EmbeddingsRequest(model="m", inputs=texts), sink, size_bytes=10))
+            while not sink.end:
+                select.select(backend.wakers(), [], [], backend.wait_s(0.0))
+                backend.step(0.0)
+        shown.append(sink.vectors)
+    assert shown[0] == shown[1]
+    assert len(set(shown[0])) == len(texts)
+    monkeypatch.setattr(backend._encoder, "compute", list)
+    backend.submit_task(Task(2, EmbeddingsRequest(model="m", inputs=texts * 500), Ends(), size_bytes=10))
+    while not backend._encoder.has_work():
+        select.select(backend.wakers(), [], [], backend.wait_s(0.0))
+        backend.step(0.0)
+    backend.cancel(2)
+    assert not backend._encoder.has_work()
     backend.close()
