@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +15,15 @@ import trio
 
 from mcd.api.tasks import DetokenizeRequest, EmbeddingsRequest, RerankRequest, TokenizeRequest
 from mcd.engine import abi, encoder
+from mcd.engine.backend import Task
 from mcd.engine.catalogue import EngineSpec
+from mcd.engine.compiling import Compiling
+from mcd.engine.embed import EmbedBackend
 from mcd.engine.life import STUCK_S
+from mcd.engine.load import open_llama
 from mcd.engine.messages import EngineOptions
 from mcd.engine.model import Model
+from mcd.engine.rendering import Rendering
 from mcd.engine.roles import role_of
 from tests.fakes import gguf_make
 from tests.fakes.engine_entry import Answer, EntrySide, chat, running
@@ -263,6 +269,25 @@ async def test_a_short_request_overtakes_a_long_one(tmp_path: Path) -> None:
                 nursery.start_soon(ask, side, name, embed("a cat"))
         assert sorted(ended[:2]) == ["one", "two"]
         assert side.engine.status().n_running == 0
+
+
+def test_requests_take_turns_in_the_order_they_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_encoder(tmp_path / "model.gguf")
+    backend = open_llama(str(path), ONE, Rendering.start(), Compiling.start())
+    assert isinstance(backend, EmbedBackend)
+    monkeypatch.setattr(backend._encoder, "_goal_rows", 1)  # a text a step
+    served: list[str] = []
+    for id, name in enumerate("abc"):
+        sink = SimpleNamespace(
+            started=lambda n_tokens: None,
+            part=lambda part, name=name: served.append(name),
+            finished=lambda reasons, usage, name=name: served.append(name.upper()),
+        )
+        backend._start(Task(id, embed("x"), sink), [[5, 6, 7]] * (3 - id))
+    while backend.wait_s(0.0) == 0:
+        backend.step(0.0)
+    assert "".join(served) == "abcCabBaA"
+    backend.close()
 
 
 async def test_leaving_early_frees_everything(tmp_path: Path) -> None:

@@ -167,6 +167,22 @@ async def test_a_model_with_requests_is_never_unloaded(
         assert len((await here.sides[2].ask(chat("now there is", max_tokens=2))).tokens) == 2
 
 
+async def test_an_idle_model_makes_room_before_one_that_has_long_been_busy(
+    specs: list[EngineSpec], known: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was asked longest ago is not unused: waiting for it would refuse what there is room for."""
+    monkeypatch.setattr(fleet, "MAX_ROOM_WAIT_S", 5.0)
+    async with machine(specs, known) as here:
+        await here.wait_for("ready", "ready", "asleep")
+        held, _ = here.sides[0].seal(chat("long", temperature=0.0))
+        async with here.engines[0].submit(held) as first:
+            await anext(first)
+            await here.sides[1].ask(chat("used later", max_tokens=1))
+            assert here.engines[0].used_at < here.engines[1].used_at
+            assert len((await here.sides[2].ask(chat("wake up", max_tokens=2))).tokens) == 2
+            await here.wait_for("ready", "asleep", "ready")
+
+
 async def test_who_fits_now_does_not_wait_behind_who_waits_for_room(
     specs: list[EngineSpec], known: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

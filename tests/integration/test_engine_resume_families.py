@@ -157,6 +157,25 @@ def test_one_call_is_enough_where_no_more_are_wanted(engine: LlamaBackend, speak
     assert len(joined(whole)[2]) == 1
 
 
+def test_tools_that_must_not_be_called_are_neither_shown_nor_heard(engine: LlamaBackend, speak: Speak) -> None:
+    """The model writes what begins a call, as in the test before: to someone who wants no calls it is text."""
+    speak(TALKING, "closed")
+    asked: dict[str, Any] = {"temperature": 1.0, "seed": 3, "max_tokens": 300}
+    without = answer(engine, chat("what is mcd?", **asked))
+    refused = answer(engine, chat("what is mcd?", tools=TOOLS, tool_choice="none", **asked))
+    assert TALKING.calls.open in joined(without)[0]
+    assert (joined(refused), refused.end) == (joined(without), without.end)
+
+
+def test_calls_of_two_choices_never_share_an_id(engine: LlamaBackend, speak: Speak) -> None:
+    speak(family_of(" ".join(next(family.signs for family in FAMILIES if family.name == "hermes"))), "closed")
+    request = chat("what?", temperature=1.0, seed=3, max_tokens=60, n=2, tools=TOOLS, tool_choice="required")
+    pieces = answer(engine, request).pieces
+    ids = [{call.id for piece in pieces if piece.choice == choice for call in piece.tool_calls} for choice in (0, 1)]
+    assert all(found - {""} for found in ids)
+    assert ids[0] & ids[1] <= {""}
+
+
 @pytest.mark.parametrize("members", [{"response_format": FORM}, {"tools": TOOLS, "tool_choice": "required"}])
 def test_thoughts_first_then_bound(engine: LlamaBackend, speak: Speak, members: dict[str, Any]) -> None:
     speak(TALKING, "open")

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+from mcd.engine.answer import Answer
+from mcd.engine.backend import Piece
+from mcd.engine.messages import Credit
 from mcd.engine.worker import MAX_SHARED, SHARED_FLUSH_S, Worker
+from tests.unit.envelope_kit import NOW_MS
+from tests.unit.test_seal import config_of, request, started
 
 
 class Due:
@@ -60,3 +65,24 @@ def test_a_hundred_answers_due_at_once_leave_in_small_groups_within_the_time_tha
     assert groups == [MAX_SHARED] * 6 + [4]
     assert all(answer.flushed == 1 for answer in answers)
     assert now - 10.0 <= SHARED_FLUSH_S
+
+
+def test_nothing_is_computed_for_who_does_not_read_until_he_does() -> None:
+    """Kept back and computed on, an unread answer would grow in memory, and take its part of every step."""
+    told: list[tuple[int, bool]] = []
+    backend = SimpleNamespace(pause=lambda id, *, is_paused: told.append((id, is_paused)))
+    keys = started()
+    header, sealed, _ = request(config_of(keys))
+    worker = Worker(SimpleNamespace(post=lambda frame, size_bytes=0: None), keys, backend)
+    answer = worker._answers[7] = Answer(7, keys.open(header, sealed, NOW_MS), keys, worker._turn)
+    answer.started(1)
+    while answer.has_credit:
+        worker._settle()
+        assert told == []
+        worker._turn.now += 1
+        answer.piece(Piece(0, 1, "x"))
+    worker._settle()
+    worker._settle()
+    assert told == [(7, True)]
+    worker._handle(Credit(7, 1))
+    assert told == [(7, True), (7, False)]
