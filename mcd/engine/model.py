@@ -43,6 +43,9 @@ class Model:
         self.lib = lib
         params = lib.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers
+        no_device = (ctypes.c_void_p * 1)()
+        if not n_gpu_layers:  # else a GPU would compute long prompts all the same, in memory that nobody reckoned
+            params.devices = ctypes.cast(no_device, ctypes.c_void_p)
         if split:
             shares = (ctypes.c_float * lib.llama_max_devices())(*split)
             params.tensor_split = shares
