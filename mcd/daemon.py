@@ -103,7 +103,7 @@ class Daemon:
         self._probe = Probe(mesh, self._directory, config.network, clock, log)
         self._router = Router(self._directory, mesh, clock, SystemRandom())
         self._session = Session(mesh, Keyring(self._probe, clock), clock)
-        self._failover = Failover(self._router, self._session, self._probe.search, clock, log)
+        self._failover = Failover(self._router, self._session, self._search, clock, log)
         self._entry = MeshEntry(
             self._failover,
             self._router,
@@ -160,6 +160,11 @@ class Daemon:
             self._log.info("stopping", uptime_s=round(time.monotonic() - self._started_at, 1))
             await self._gateway.stop()
             await self._control.stop()
+
+    async def _search(self, alias: str) -> bool:
+        """Look for providers that no record told us of: our own engine first, which may be ready since a moment."""
+        self._announcer.signed_record()
+        return alias in self._directory.snapshot(self._clock.unix_ms()).by_alias or await self._probe.search(alias)
 
     def _newest_records(self) -> Sequence[bytes]:
         """What a peer that just met us may learn: us, and whom we heard of last."""
