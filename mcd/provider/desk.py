@@ -12,8 +12,8 @@ from mcd.provider.admission import Accept, Admission, Ask, Decision, Load, Refus
 from mcd.provider.turns import Turn, Turns
 from mcd.wire.messages import RefuseReason
 
-MAX_WAITING_PER_SLOT = 2
-"""Queue places for each slot; admission refuses sooner when the wait grows long."""
+MAX_WAITING_PER_SLOT = 16
+"""Queue places for each slot: what ten seconds hold of short requests. Of longer ones admission refuses sooner."""
 MAX_PER_PEER = 256
 """Exchanges one entry may have open here: it may front for a whole team."""
 PEER_SHARE_PERCENT = 75

@@ -23,3 +23,11 @@ def test_hundred_streams_of_fifty_tokens_a_second(mesh: LocalMesh, script: Calla
     status = entry.read("status")
     assert status["n_output_tokens"] == N_STREAMS * N_TOKENS
     assert provider.read("status")["engines"][0]["n_running"] == 0
+
+
+def test_a_hundred_requests_at_once_to_ones_own_model_are_all_answered(mesh: LocalMesh) -> None:
+    peer = mesh.start("ada", "--cpu")
+    peer.wait(serves, "serving")
+    bodies = [load.body("modelcloud-nano", f"Question {i}", stream=True, max_tokens=4) for i in range(N_STREAMS)]
+    result = load.run(peer.url(), bodies, N_STREAMS)
+    assert (result.n_requests, result.n_failed, result.n_cut) == (N_STREAMS, 0, 0)
