@@ -54,6 +54,7 @@ def compile_schema(schema: Any) -> str:
         ({"type": "string", "maxLength": 100_000}, "maxLength"),
         ({"$ref": "http://example.org/x"}, "\\$ref"),
         ({"$ref": "#/$defs/none"}, "\\$ref"),
+        ({"$ref": 5}, "\\$ref"),
         ({"type": "object", "properties": {"a": {}}, "required": ["b"], "additionalProperties": False}, "required"),
         ({"enum": []}, "enum"),
         ({"enum": ["a"], "type": "integer"}, "enum"),
@@ -75,25 +76,48 @@ def test_what_cannot_be_enforced_is_named(schema: Any, says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "schema",
+    ("keyword", "schema"),
     [
-        {"type": "integer", "exclusiveMinimum": "a"},
-        {"type": [["string"]]},
-        {"type": [{}]},
-        {"type": {}},
-        {"type": "object", "properties": {"a": {}}, "required": [["a"]]},
-        {"type": "array", "prefixItems": None},
-        {"type": "string", "format": ["date"]},
-        {"allOf": [{"properties": 5}]},
-        {"allOf": [{"required": 5}]},
-        {"allOf": "x"},
+        ("properties", {"type": "object", "properties": []}),
+        ("properties", {"allOf": [{"properties": 5}]}),
+        ("properties", {"$ref": "#/$defs/a", "$defs": {"a": {"properties": [["a", {}]]}}}),
+        ("required", {"type": "object", "properties": {"a": {}}, "required": "a"}),
+        ("required", {"type": "object", "properties": {"a": {}}, "required": [["a"]]}),
+        ("required", {"allOf": [{"required": 5}]}),
+        ("additionalProperties", {"type": "object", "additionalProperties": "no"}),
+        ("minProperties", {"type": "object", "minProperties": "a"}),
+        ("items", {"type": "array", "items": 3}),
+        ("items", {"type": "object", "properties": {"a": {"type": "array", "items": [{"type": "string"}]}}}),
+        ("prefixItems", {"type": "array", "prefixItems": None}),
+        ("minItems", {"type": "array", "minItems": True}),
+        ("uniqueItems", {"type": "array", "uniqueItems": "yes"}),
+        ("enum", {"enum": {}}),
+        ("enum", {"enum": "abc"}),
+        ("type", {"type": 5}),
+        ("type", {"type": {}}),
+        ("type", {"type": None}),
+        ("type", {"type": [["string"]]}),
+        ("type", {"type": [{}]}),
+        ("nullable", {"type": "string", "nullable": "yes"}),
+        ("maxLength", {"type": "string", "maxLength": "5"}),
+        ("pattern", {"type": "string", "pattern": 5}),
+        ("format", {"type": "string", "format": ["date"]}),
+        ("maximum", {"type": "number", "maximum": "5"}),
+        ("exclusiveMinimum", {"type": "integer", "exclusiveMinimum": "a"}),
+        ("anyOf", {"anyOf": {}}),
+        ("oneOf", {"oneOf": "x"}),
+        ("items", {"oneOf": [{"type": "array", "items": 3}, {"type": "string"}]}),
+        ("allOf", {"allOf": "x"}),
+        ("$defs", {"type": "string", "$defs": []}),
+        ("definitions", {"type": "string", "definitions": []}),
     ],
 )
-def test_a_keyword_of_the_wrong_kind_is_the_requests_fault(schema: Any) -> None:
-    """Were it taken for a fault of the engine, one bad schema would be tried on, and count against, every provider."""
-    with pytest.raises(UnsupportedError) as caught:
+def test_a_keyword_of_the_wrong_kind_is_the_requests_fault_and_named(keyword: str, schema: Any) -> None:
+    """Were it read as absent, the answer would be held to another schema; were it taken for a fault of the engine,
+    one bad schema would be tried on, and count against, every provider."""
+    with pytest.raises(UnsupportedError, match=re.escape(f"keyword {keyword} must ")) as caught:
         compile_schema(schema)
-    assert caught.value.param == "response_format"
+    assert (caught.value.param, caught.value.http_status) == ("response_format", 400)
 
 
 def test_too_many_optional_properties_or_rules_are_refused() -> None:

@@ -17,6 +17,7 @@ from mcd.engine.gbnf.alternatives import Alternative, are_apart, as_text, n_riva
 from mcd.engine.gbnf.merge import ANNOTATIONS, UnmergedError, merged, size
 from mcd.engine.gbnf.notation import JSON, PYTHON, TAGGED, Notation
 from mcd.engine.gbnf.rules import Rules, characters, literal, one_of, text_until, union, without
+from mcd.engine.gbnf.shapes import check_shapes
 from mcd.engine.gbnf.strings import bounds, string
 from mcd.engine.parsers.kinds import find, kinds_of
 
@@ -139,6 +140,7 @@ class SchemaCompiler:
     def _resolved(self, node: Any, n_followed: int = 0) -> Any:
         """With a reference followed and ``allOf`` put together, until there is neither."""
         self.rules.spend()
+        check_shapes(node, self.rules)
         if not isinstance(node, dict) or not node.keys() & {"$ref", "allOf"}:
             return _closed(node)
         if n_followed > MAX_DEPTH:
@@ -148,8 +150,8 @@ class SchemaCompiler:
         if "$ref" in node:
             parts.append(self._target(node["$ref"]))
         if "allOf" in node:
-            if not isinstance(node["allOf"], list) or not node["allOf"]:
-                raise self.rules.fault("allOf needs a list")
+            if not node["allOf"]:
+                raise self.rules.fault("allOf needs a part")
             parts += node["allOf"]
         for part in parts:
             flat = self._resolved(part, n_followed + 1)
@@ -189,7 +191,7 @@ class SchemaCompiler:
 
     def _union(self, node: dict[str, Any], word: str, name: str, depth: int) -> str:
         options = node[word]
-        if not isinstance(options, list) or not 1 <= len(options) <= MAX_UNION:
+        if not 1 <= len(options) <= MAX_UNION:
             raise self.rules.fault(f"{word} needs 1 to {MAX_UNION} alternatives")
         beside = {key: value for key, value in node.items() if key != word and key not in ANNOTATIONS}
         alternatives = [Alternative(option, self._resolved, self._root, self.rules) for option in options]
@@ -218,7 +220,7 @@ class SchemaCompiler:
     def _enum(self, node: dict[str, Any], keys: set[str]) -> str:
         self._only(keys, frozenset({"const", "enum", "type", "nullable"}))
         values = node.get("enum", [node.get("const")])
-        if not isinstance(values, list) or not 1 <= len(values) <= MAX_ENUM:
+        if not 1 <= len(values) <= MAX_ENUM:
             raise self.rules.fault(f"enum needs 1 to {MAX_ENUM} values")
         self.rules.spend(len(values))
         if "const" in node:
@@ -289,8 +291,6 @@ class SchemaCompiler:
         properties = dict(node.get("properties", {}))
         required = node.get("required", [])
         extra = node.get("additionalProperties", not properties)
-        if not isinstance(required, list) or not all(isinstance(key, str) for key in required):
-            raise self.rules.fault("required must be a list of names")
         needed = set(required)
         for key in required:
             if key not in properties:
@@ -353,8 +353,6 @@ class SchemaCompiler:
         if node.get("uniqueItems") is True and (most is None or most > 1):
             raise self.rules.fault("keyword uniqueItems is not supported for more than one item")
         prefix = node.get("prefixItems", [])
-        if not isinstance(prefix, list):
-            raise self.rules.fault("prefixItems must be a list")
         firsts = [self._visit(sub, f"{name}-item", depth + 1) for sub in prefix[:most]]
         rest = node.get("items", not prefix)
         least, most = max(0, least - len(firsts)), None if most is None else most - len(firsts)
