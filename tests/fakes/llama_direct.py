@@ -12,12 +12,21 @@ import numpy as np
 from mcd.engine import abi
 
 
+def on_processor(lib: Any, path: Path) -> Any:
+    """Load a model as an engine without a GPU does, also where the build could use one: else digits differ."""
+    params = lib.llama_model_default_params()
+    params.n_gpu_layers = 0
+    no_device = (ctypes.c_void_p * 1)()
+    params.devices = ctypes.cast(no_device, ctypes.c_void_p)
+    return lib.llama_model_load_from_file(str(path).encode(), params)
+
+
 class Direct:
     """One model with one context. Owner: a test, which closes it."""
 
     def __init__(self, path: Path, pooling: int) -> None:
         self.lib = lib = abi.load_library()
-        self._model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
+        self._model = on_processor(lib, path)
         params = lib.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = 512
         params.n_seq_max = 1

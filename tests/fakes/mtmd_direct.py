@@ -9,6 +9,8 @@ import llama_cpp.llama_cpp as llama
 import llama_cpp.mtmd_cpp as mtmd
 import numpy as np
 
+from tests.fakes.llama_direct import on_processor
+
 MARKER = "<__media__>"
 _quiet = llama.llama_log_callback(lambda *_: None)
 
@@ -17,7 +19,7 @@ def answer(path: Path, prompt: str, pictures: list[np.ndarray], n_new: int, *, i
     """Greedy tokens after a prompt with a `MARKER` for each picture; an end token is left out."""
     for log_set in (llama.llama_log_set, mtmd.mtmd_helper_log_set):
         log_set(_quiet, ctypes.c_void_p(0))
-    model = llama.llama_model_load_from_file(str(path).encode(), llama.llama_model_default_params())
+    model = on_processor(llama, path)
     wanted = llama.llama_context_default_params()
     wanted.n_ctx, wanted.n_threads, wanted.n_threads_batch, wanted.swa_full = 2048, 1, 1, False
     context = llama.llama_init_from_model(model, wanted)
