@@ -195,7 +195,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
     def cells(self, shape: Shape) -> tuple[int, int, int]:
         """(context wanted, context not to go below without need, cells wanted)."""
-        wanted = self.n_ctx or max(MIN_CTX, min(shape.n_ctx_train, WANTED_CTX))
+        wanted = self.n_ctx or min(shape.n_ctx_train, WANTED_CTX)
         floor, most = min(wanted, FLOOR_CTX), wanted * self.n_slots
         if self.max_kv_bytes:
             n_cells = _most_cells(lambda n: shape.kv_bytes(n, self.n_slots) <= self.max_kv_bytes, floor, most)

@@ -11,7 +11,7 @@ from mcd.engine import abi
 from mcd.engine.aside import deep
 from mcd.engine.backend import StartError
 from mcd.engine.controls import Control, Controls, Fence, is_structure
-from mcd.engine.fit import SCRATCH_CELLS, STEP_ROWS
+from mcd.engine.fit import MIN_CTX, SCRATCH_CELLS, STEP_ROWS
 from mcd.engine.messages import EngineOptions, FailureCode
 from mcd.engine.slots import Cuts
 
@@ -220,7 +220,7 @@ class Context:
         self.n_slots = min(options.n_slots or options.most_slots or DEFAULT_SLOTS, MAX_SLOTS)
         wanted = options.n_ctx or min(model.n_ctx_train, DEFAULT_MAX_CTX)
         affordable = kv_budget_bytes // max(1, model.kv_bytes_per_token())
-        self.n_ctx = max(256, min(wanted, affordable)) if not options.n_ctx else wanted
+        self.n_ctx = min(wanted, max(MIN_CTX, affordable)) if not options.n_ctx else wanted
         self.n_cells = options.n_cells or max(self.n_ctx, min(self.n_ctx * self.n_slots, affordable))
         params = self._lib.llama_context_default_params()
         params.n_ctx = self.n_cells + SCRATCH_CELLS

@@ -232,6 +232,21 @@ async def test_too_long_is_said_sealed_and_costs_nothing(tiny: EngineSpec) -> No
         await fill_every_cell(side)
 
 
+@pytest.mark.parametrize("n_ctx", [1, 16])
+async def test_a_short_context_is_the_models_own(tmp_path: Path, n_ctx: int) -> None:
+    """Beyond it the model was never trained; of models with learned positions llama.cpp would read past their end."""
+    path = gguf_make.make(tmp_path / "short.gguf", text_only=True, n_ctx=n_ctx)
+    async with running(EngineSpec(alias="short", backend="llama", source=str(path)), FOUR) as side:
+        assert side.engine.status().n_ctx == n_ctx
+        long = await side.ask(CompletionRequest(model="short", prompt=(5,) * n_ctx, max_tokens=1))
+        assert long.failure is not None
+        assert long.failure.code == "context_length_exceeded"
+        if n_ctx > 1:
+            whole = CompletionRequest(model="short", prompt=(5,) * (n_ctx - 4), temperature=0.0)
+            for answer in await ask_all(side, [whole] * side.engine.status().n_slots):
+                assert answer.n_prompt_tokens + len(answer.tokens) == n_ctx
+
+
 async def test_model_without_template_says_so(tmp_path: Path) -> None:
     path = gguf_make.make(tmp_path / "base.gguf", template=None)
     async with running(EngineSpec(alias="base", backend="llama", source=str(path)), FOUR) as side:

@@ -84,7 +84,7 @@ def test_gpus_never_get_more_than_they_have(shape: Shape, devices: list[Device],
     assert 1 <= found.n_gpu_layers <= len(shape.layers) + 1
     _check_context(found, shape, wish)
     if found.n_gpu_layers < shape.n_layers:  # a layer leaves only when the context is already short
-        assert found.n_cells == min(wish.n_ctx or max(fit.MIN_CTX, min(shape.n_ctx_train, fit.WANTED_CTX)), FLOOR_CTX)
+        assert found.n_cells == min(wish.n_ctx or shape.n_ctx_train, FLOOR_CTX)
 
 
 @settings(max_examples=200, deadline=None)
@@ -99,7 +99,7 @@ def test_the_machine_never_gives_more_than_it_has(shape: Shape, room: int, wish:
 
 
 def _check_context(found: fit.Fit, shape: Shape, wish: Wish) -> None:
-    wanted = wish.n_ctx or max(fit.MIN_CTX, min(shape.n_ctx_train, fit.WANTED_CTX))
+    wanted = wish.n_ctx or min(shape.n_ctx_train, fit.WANTED_CTX)
     assert 0 < found.n_ctx <= wanted
     assert found.n_ctx <= found.n_cells <= wanted * found.n_slots
     assert min(wish.n_slots, wish.least_slots) <= found.n_slots <= wish.n_slots
