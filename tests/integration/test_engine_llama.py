@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from mcd.api.request import ChatMessage, ChatRequest, CompletionRequest, ResponseFormat
 from mcd.api.tasks import DetokenizeRequest, TokenizeRequest
@@ -328,8 +329,12 @@ async def test_what_is_cancelled_before_its_prompt_is_written_ends_readably(tiny
     """Its end came without the start before it, which the port promises and which brings the key to open it."""
     async with running(tiny, ONE) as side:
         answer, (sealed, opener) = Answer(), side.seal(chat("never"))
+        assert side.engine.pid is not None
+        os.kill(side.engine.pid, signal.SIGSTOP)  # it finds both when it goes on
         async with side.engine.submit(sealed) as events:
             events.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            os.kill(side.engine.pid, signal.SIGCONT)
             async for event in events:
                 side.take(answer, opener, event)
     assert answer.final is not None
