@@ -125,11 +125,13 @@ async def test_the_kernels_books_say_what_the_report_does(hello: EngineSpec) -> 
         "capabilities": {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff")} == {0},
         "namespaces": len(networks) == 2 or os.geteuid() != 0,
         "system calls": status["Seccomp"] == "2",
+        "key pages": int(status["VmLck"].split()[0]) > 0,
     }
     for line in report:
         name, _, rest = line.partition(": ")
         assert books.get(name, True) or not rest.startswith("holds"), line
     assert {"core dumps", "privileges"} <= {line.partition(": ")[0] for line in report if ": holds" in line}
+    assert "key pages" in {line.partition(": ")[0] for line in report}
 
 
 async def test_keys_are_certified_and_new_for_every_process(hello: EngineSpec) -> None:

@@ -183,6 +183,23 @@ def test_a_heap_that_may_not_be_locked_says_what_would_allow_it() -> None:
     assert re.match(said, done.stdout), done.stdout
 
 
+def test_a_heap_that_is_said_to_be_locked_is_in_the_kernels_books() -> None:
+    """One small enough for the least that a process may lock."""
+    script = (
+        "from pathlib import Path\n"
+        "from mcd.engine.sandbox import lock_heap\n"
+        "print(lock_heap().line())\n"
+        "print(Path('/proc/self/status').read_text().partition('VmLck:')[2].split()[0])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60, cwd=ROOT
+    )
+    said, locked_kb = done.stdout.splitlines()
+    found = re.fullmatch(r"key pages: holds, ([\d.]+) MB locked", said)
+    assert found is not None, said
+    assert int(locked_kb) * 1024 / 1e6 == pytest.approx(float(found[1]), abs=0.1)
+
+
 def look_inside(pid: int, uid: int) -> dict[str, str]:
     """What another process of the same user can read of ``pid``."""
     script = (

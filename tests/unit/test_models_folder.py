@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +48,33 @@ def test_add_read_remove(home: Path) -> None:
     models.remove(home, b)
     assert list(models.read(home)) == ["a"]
     assert sorted(path.name for path in models.folder(home).iterdir()) == ["a.gguf", "index.json"]
+
+
+def test_nobody_else_changes_the_index_between_its_reading_and_its_writing(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two commands that end at once, the second must read what the first wrote: else an entry is lost."""
+    seen: list[str] = []
+
+    def watch(name: str) -> None:
+        call = getattr(models, name)
+
+        def watched(*given: Any) -> Any:
+            fd = os.open(models.folder(home), os.O_RDONLY)
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.close(fd)
+            seen.append(name)
+            return call(*given)
+
+        monkeypatch.setattr(models, name, watched)
+
+    watch("_read_index")
+    watch("_write_index")
+    models.add(home, entry("a"), put(home, "fresh"))
+    models.add_projector(home, entry("a"), put(home, "fresh"))
+    models.remove(home, entry("a"))
+    assert seen == ["_read_index", "_write_index"] * 3
 
 
 def test_files_rule_over_the_index(home: Path) -> None:
