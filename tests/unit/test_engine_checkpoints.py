@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 
 from mcd.engine.checkpoints import MAX_CHECKPOINTS, PARTIAL_ONLY, Checkpoints
-from mcd.engine.slots import Slot
+from mcd.engine.kv import KvMemory
+from mcd.engine.slots import Cuts, Slot
 
 SIZE = 100
+PROMPT = list(range(200))
 
 
 class Memory:
@@ -89,3 +92,46 @@ def test_number_of_a_slots_is_bounded(memory: Memory) -> None:
     for n_tokens in range(1, MAX_CHECKPOINTS + 6):
         kept.take(grow(slot, n_tokens), float(n_tokens))
     assert slot.checkpoints == list(range(6, MAX_CHECKPOINTS + 6))
+
+
+def kv_memory(memory: Memory, cuts: Cuts) -> KvMemory:
+    """Two slots in which the prompt below was computed as far as one asks."""
+    memory.lib.llama_get_memory = lambda context: None
+    memory.lib.llama_memory_seq_rm = lambda *where: True
+    memory.lib.llama_memory_clear = lambda held, data: None
+    memory.lib.llama_memory_seq_cp = lambda *where: None
+    memory.lib.llama_memory_seq_pos_min = lambda held, sequence: 0
+    memory.lib.llama_memory_seq_pos_max = lambda held, sequence: len(PROMPT) - 1
+    return KvMemory(memory.lib, None, 2, 1000, cuts=cuts, checkpoint_bytes=10 * SIZE)
+
+
+def computed(kv: KvMemory, prompt: list[int], now: float) -> Slot:
+    slot = kv.admit(prompt, 10, "mine", now, may_be_reused=True)
+    assert slot is not None
+    for n_done in (*slot.marks, len(prompt)):
+        slot.tokens = prompt[:n_done]
+        kv.computed(slot, now)
+    return slot
+
+
+@pytest.mark.parametrize("forget", [lambda kv: kv.forget("mine"), KvMemory.clear_all])
+@pytest.mark.parametrize("cuts", [Cuts(window=64), Cuts(is_recurrent=True)])
+def test_who_is_forgotten_leaves_no_checkpoint(memory: Memory, cuts: Cuts, forget: Callable[[KvMemory], None]) -> None:
+    """It is made of his prompt, and the next one's tokens would be continued from it."""
+    kv = kv_memory(memory, cuts)
+    slot = computed(kv, PROMPT, 1.0)
+    kv.release(slot, 2.0)
+    assert slot.checkpoints
+    forget(kv)
+    assert (slot.checkpoints, kv._checkpoints.size_bytes) == ([], 0)
+
+
+def test_who_continues_a_window_that_is_in_use_gets_cells_of_his_own(memory: Memory) -> None:
+    """Shared ones never go back to use: each copy would hold a window's worth for as long as it lasts."""
+    kv = kv_memory(memory, Cuts(window=64))
+    first = computed(kv, PROMPT, 1.0)
+    memory.restored.clear()
+    second = kv.admit([*PROMPT, 7, 7], 10, "mine", 2.0, may_be_reused=True)
+    assert second is not None
+    assert second.tokens == PROMPT
+    assert memory.restored == [(first.index, second.index)]
