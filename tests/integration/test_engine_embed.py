@@ -25,6 +25,7 @@ from mcd.engine.messages import EngineOptions
 from mcd.engine.model import Model
 from mcd.engine.rendering import Rendering
 from mcd.engine.roles import role_of
+from mcd.engine.tidy import SCRUB_AFTER_S, WIPE_AFTER_S
 from tests.fakes import gguf_make
 from tests.fakes.engine_entry import Answer, EntrySide, chat, running
 from tests.fakes.gguf_embed import (
@@ -287,6 +288,29 @@ def test_requests_take_turns_in_the_order_they_came(tmp_path: Path, monkeypatch:
     while backend.wait_s(0.0) == 0:
         backend.step(0.0)
     assert "".join(served) == "abcCabBaA"
+    backend.close()
+
+
+def test_what_texts_left_is_overwritten_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Token ids soon, the memory of a model that has one once nobody asks; neither again before another text."""
+    path = decoder(LAST)(tmp_path / "model.gguf")
+    backend = open_llama(str(path), ONE, Rendering.start(), Compiling.start())
+    assert isinstance(backend, EmbedBackend)
+    done: list[str] = []
+    for name in ("scrub", "wipe"):
+        call = getattr(backend._encoder, name)
+        monkeypatch.setattr(backend._encoder, name, lambda name=name, call=call: (done.append(name), call()))
+    sink = SimpleNamespace(started=lambda n: None, part=lambda part: None, finished=lambda reasons, usage: None)
+    backend._start(Task(1, embed("x"), sink), [[5, 6, 7]])
+    backend.step(10.0)
+    for now, expected in ((10.0 + SCRUB_AFTER_S, ["scrub"]), (10.0 + WIPE_AFTER_S, ["scrub", "wipe"])):
+        wait_s = backend.wait_s(10.0)
+        assert wait_s == pytest.approx(now - 10.0)
+        backend.step(now - 0.01)
+        assert done == expected[:-1]
+        backend.step(now)
+        assert done == expected
+    assert backend.wait_s(1000.0) is None
     backend.close()
 
 
