@@ -67,16 +67,16 @@ async def left(side: EntrySide, needles: dict[str, bytes]) -> set[str]:
 async def ask_and_look(
     side: EntrySide, asked: ChatRequest, salt: str, needles: dict[str, bytes]
 ) -> tuple[Answer, set[str]]:
-    """An answer, and what was in the worker's memory while it was made."""
+    """An answer, and what was in the worker's memory while it was made: token ids only once its prompt is computed."""
     assert side.engine.pid is not None
     answer, seen = Answer(), set[str]()
     request, opener = side.seal(asked, salt=salt)
     async with side.engine.submit(request) as events:
         async for event in events:
             side.take(answer, opener, event)
-            if isinstance(event, EngineStarted):
+            if "token ids u32" not in seen:
                 os.kill(side.engine.pid, signal.SIGSTOP)
-                seen = search(side.engine.pid, needles)
+                seen |= search(side.engine.pid, needles)
                 os.kill(side.engine.pid, signal.SIGCONT)
     return answer, seen
 
