@@ -43,6 +43,9 @@ from mcd.errors import ConfigError, ModelFileError, RefusedError
 from mcd.ports import Clock
 from mcd.wire.messages import RefuseReason
 
+SAMPLING = ("CUDA", "ROCm")
+"""Names of devices that choose tokens themselves. Under Vulkan memory is overwritten when a slot gets another request's
+sampler, as with llama.cpp alone: seen with Mesa's software device, not looked for on others."""
 IDLE_S = 600.0
 """A guest without a request for so long leaves."""
 LOOK_EVERY_S = 5.0
@@ -184,20 +187,19 @@ class Fleet:
             room_bytes = min(room_bytes, self._shares.get(engine, room_bytes))
         host_bytes = int(self._room_bytes() * SHRINK**engine.starts.n_load_failures)
         wish = self._wish(engine)
+        devices: Sequence[Device] = ()
         if not self._use_gpu:
             fit = fit_host(shape, min(room_bytes, host_bytes), wish)
-            device = ""
         else:
             devices = shrunk(await self._devices(), engine.starts.n_load_failures)
             fit = fit_gpu(shape, capped(devices, room_bytes), host_bytes, wish)
-            device = label(devices[0]) + (f" +{len(devices) - 1}" if len(devices) > 1 else "")
         if fit is None and engine.starts.was_ready:
             raise _no_room("other programs on this machine have taken the memory")
         if fit is None:
             raise ModelFileError(self._too_big(shape, wish, room_bytes))
         self._taken[engine] = sum(fit.device_bytes) if self._use_gpu else fit.host_bytes
         engine.fit = fit.why
-        return _options(engine.options, fit, device)
+        return _options(engine.options, fit, devices)
 
     def _too_big(self, shape: Shape, wish: Wish, room_bytes: int) -> str:
         least = size(least_bytes(shape, wish))
@@ -252,7 +254,8 @@ def _no_room(why: str) -> RefusedError:
     return RefusedError(why, reason=RefuseReason.LOADING, retry_after_s=MAX_ROOM_WAIT_S)
 
 
-def _options(options: EngineOptions, fit: Fit, device: str) -> EngineOptions:
+def _options(options: EngineOptions, fit: Fit, devices: Sequence[Device]) -> EngineOptions:
+    device = label(devices[0]) + (f" +{len(devices) - 1}" if len(devices) > 1 else "") if devices else ""
     return msgspec.structs.replace(
         options,
         most_slots=fit.n_slots,
@@ -262,6 +265,7 @@ def _options(options: EngineOptions, fit: Fit, device: str) -> EngineOptions:
         n_gpu_layers=fit.n_gpu_layers,
         split=fit.split,
         device=device,
+        samples_in_graph=bool(devices) and all(each.name.startswith(SAMPLING) for each in devices),
         # not with a GPU: its driver reserves address space that is no memory
         max_bytes=0 if options.gpu else fit.host_bytes + fit.host_bytes // SLACK_SHARE + SLACK_BYTES,
     )

@@ -86,9 +86,9 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Layers on each GPU; empty leaves it to llama.cpp."""
     device: str = ""
     """What computes, for the record; empty: say it yourself."""
-    samples_in_graph: bool | None = None
-    """Choose tokens where the model computes. None: on a GPU, where copying every row of logits to the processor and
-    sampling there costs half of what 32 streams could give; on a processor it only adds work."""
+    samples_in_graph: bool = False
+    """Choose tokens where the model computes. On a GPU copying every row of logits to the processor and sampling there
+    costs half of what 32 streams could give; on a processor it only adds work."""
     max_bytes: int = 0
     """What the process may allocate besides files it maps; more ends it, not its neighbours. 0: no limit."""
     start_timeout_s: float = 600.0

@@ -232,9 +232,8 @@ class Context:
         params.kv_unified = True  # split, attention costs 4 % less at 16 slots; but gaps between busy slots cost a pass
         params.swa_full = False  # a window keeps its window; `Cuts` says what that allows
         params.no_perf = True
-        wish = options.samples_in_graph
         # a recurrent memory computes a batch in several parts, and each part would draw
-        self.samples_in_graph = (options.gpu if wish is None else wish) and not model.cuts.is_recurrent
+        self.samples_in_graph = options.samples_in_graph and not model.cuts.is_recurrent
         placeholders = self._placeholders(params) if self.samples_in_graph else []
         self.handle = self._lib.llama_init_from_model(model.handle, params)
         if not self.handle:

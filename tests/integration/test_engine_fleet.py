@@ -368,13 +368,15 @@ EIGHT_GB = Shape(
 )
 
 
-def on_gpus(spec: EngineSpec, n_engines: int, free_bytes: int) -> tuple[Fleet, list[EngineProcess]]:
+def on_gpus(
+    spec: EngineSpec, n_engines: int, free_bytes: int, name: str = CARD.name
+) -> tuple[Fleet, list[EngineProcess]]:
     """A fleet on a card that is not there: what is asked of llama.cpp, not what it does with it."""
     sides = [EntrySide(spec, EngineOptions(gpu=True)) for _ in range(n_engines)]
     engines = [side.engine for side in sides]
     for engine in engines:
         engine.shape = EIGHT_GB
-    card = msgspec.structs.replace(CARD, free_bytes=free_bytes)
+    card = msgspec.structs.replace(CARD, free_bytes=free_bytes, name=name)
     made = Fleet(engines, clock=sides[0].clock, use_gpu=True, room_bytes=lambda: 32 * GIB, gpus=lambda: (card,))
     made._pool_bytes = card.usable_bytes
     return made, engines
@@ -387,6 +389,14 @@ async def test_a_model_goes_onto_the_gpu_whole_and_says_so(specs: list[EngineSpe
     assert (options.n_ctx, options.max_bytes) == (32_768, 0)
     assert "all 33 layers" in engine.fit
     assert [name for name, _ in made.describe()] == ["models' memory", "gpu CUDA0"]
+
+
+@pytest.mark.parametrize(("name", "is_in_graph"), [("CUDA0", True), ("ROCm1", True), ("Vulkan0", False)])
+async def test_only_who_is_trusted_with_it_chooses_tokens_itself(
+    specs: list[EngineSpec], name: str, is_in_graph: bool
+) -> None:
+    made, (engine,) = on_gpus(specs[0], 1, 22 * GIB, name)
+    assert (await made.make(engine)).samples_in_graph is is_in_graph
 
 
 async def test_a_model_larger_than_the_gpu_goes_there_in_part(specs: list[EngineSpec]) -> None:
