@@ -42,7 +42,7 @@ MIN_SLEEP_S = 0.001
 SHARED_FLUSH_S: Seconds = 0.05
 """Between two flushes of any answers, so that those due within it are sealed together, and from then on always. After a
 decode nothing of what seals is left in the caches: a frame alone takes three times as long as one of several."""
-MAX_SHARED = 16
+MAX_SHARED = 32
 """Answers in one flush; of more answers there are more flushes. A hundred frames at once hold up one another in every
 process on their way, now more and now less."""
 

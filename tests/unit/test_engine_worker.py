@@ -62,7 +62,7 @@ def test_a_hundred_answers_due_at_once_leave_in_small_groups_within_the_time_tha
         worker._flush_due()
         groups.append(sum(answer.flushed for answer in answers) - sum(groups))
         now = worker._next_flush_at() if worker._due else now
-    assert groups == [MAX_SHARED] * 6 + [4]
+    assert groups == [MAX_SHARED] * 3 + [4]
     assert all(answer.flushed == 1 for answer in answers)
     assert now - 10.0 <= SHARED_FLUSH_S
 
