@@ -37,8 +37,8 @@ def ask(entry: Peer, question: str) -> str:
                     first = first or time.monotonic()
                     print(choice.delta.content, end="", flush=True)
         peer_id = response.headers["x-mcd-peer"]
-    speed = n_tokens / (time.monotonic() - began)  # of the whole answer: a short one may come in two frames at once
-    print(f"\n  answered by {peer_id}   TTFT {1000 * (first - began):.0f} ms   {n_tokens:.0f} tokens, {speed:.0f} tokens/s")
+    ttft_ms, per_s = 1000 * (first - began), n_tokens / (time.monotonic() - began)  # the whole answer may be one frame
+    print(f"\n  answered by {peer_id}   TTFT {ttft_ms:.0f} ms   {n_tokens:.0f} tokens, {per_s:.0f} tokens/s")
     return peer_id
 
 
