@@ -151,6 +151,12 @@ def test_what_this_kernel_offers_is_used(open_tmp: Path, uid: int) -> None:
         assert all(": " in line and ", " in line for line in said["lines"])
 
 
+def printed_by(script: str) -> str:
+    """What a process of its own prints."""
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
 def test_what_binds_one_thread_of_two_does_not_hold() -> None:
     script = (
         "import json, threading\n"
@@ -159,10 +165,7 @@ def test_what_binds_one_thread_of_two_does_not_hold() -> None:
         "report = harden(Profile())\n"
         "print(json.dumps({control.name: control.state for control in report.controls}))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60, cwd=ROOT
-    )
-    said = json.loads(done.stdout)
+    said = json.loads(printed_by(script))
     assert {said[name] for name in ("privileges", "capabilities", "system calls")} == {"failed"}
     assert said["files"] != "holds"
     assert said["memory reads"] == "holds"  # of the whole process
@@ -176,11 +179,9 @@ def test_a_heap_that_may_not_be_locked_says_what_would_allow_it() -> None:
         "resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536))\n"
         "print(lock_heap().line())\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60, cwd=ROOT
-    )
+    printed = printed_by(script)
     said = r"key pages: unavailable, the heap has [\d.]+ MB, and 0\.1 MB may be locked; raise memlock in limits\.conf"
-    assert re.match(said, done.stdout), done.stdout
+    assert re.match(said, printed), printed
 
 
 def test_a_heap_that_is_said_to_be_locked_is_in_the_kernels_books() -> None:
@@ -191,10 +192,7 @@ def test_a_heap_that_is_said_to_be_locked_is_in_the_kernels_books() -> None:
         "print(lock_heap().line())\n"
         "print(Path('/proc/self/status').read_text().partition('VmLck:')[2].split()[0])\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60, cwd=ROOT
-    )
-    said, locked_kb = done.stdout.splitlines()
+    said, locked_kb = printed_by(script).splitlines()
     found = re.fullmatch(r"key pages: holds, ([\d.]+) MB locked", said)
     assert found is not None, said
     assert int(locked_kb) * 1024 / 1e6 == pytest.approx(float(found[1]), abs=0.1)
@@ -364,10 +362,7 @@ def test_a_kernel_that_refuses_everything_gets_a_report_not_a_crash() -> None:
         "harden(Profile())\nsecond = harden(Profile())\n"
         "print(json.dumps({c.name: [c.state, c.detail] for c in second.controls}))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True, timeout=60
-    )
-    states = json.loads(done.stdout)
+    states = json.loads(printed_by(script))
     assert states["namespaces"][0] in {"unavailable", "failed"}
     assert states["parent"][0] == "failed"
     assert states["files"][0] == "failed"  # the parent watch of the first time is a second thread
